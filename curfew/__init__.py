@@ -1,0 +1,1 @@
+"""The contracts, the client and the `curfew` command: what other teams install and import."""
