@@ -1,0 +1,233 @@
+"""The hybrid network on packed tokens: Mamba-2, attention and MLP layers in any order.
+
+Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of a step lie side by side (kernels.layout);
+what a sequence carries from step to step is in the pools (worker.model.pools).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels import Kernels
+from kernels.layout import StepLayout
+from worker.model.config import LayerKind, ModelConfig
+from worker.model.pools import Pools
+
+
+class Tensors(Protocol):
+    """A checkpoint's tensors by their published names, without the prefix `backbone.` or `model.`."""
+
+    def __call__(self, name: str, *shape: int, optional: bool = False) -> Tensor | None:
+        """Returns the tensor of that shape; None when it is optional and missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MambaLayer:
+    """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C | dt heads]."""
+
+    in_proj: Tensor
+    in_bias: Tensor | None
+    conv_weight: Tensor  # [K, C]
+    conv_bias: Tensor | None
+    dt_bias: Tensor
+    a: Tensor  # −exp(A_log), fp32
+    d: Tensor
+    norm: Tensor
+    out_proj: Tensor
+    out_bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """Weights of an attention mixer: queries, keys and values in one projection."""
+
+    qkv_proj: Tensor
+    qkv_bias: Tensor | None
+    out_proj: Tensor
+    out_bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class MlpLayer:
+    """Weights of an MLP mixer, down(relu(up(x))²)."""
+
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+Layer = MambaLayer | AttentionLayer | MlpLayer
+
+
+class Network:
+    """A model's weights, arranged for running, and its forward pass. Immutable once made."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, kernels: Kernels) -> None:
+        """Arranges the checkpoint's tensors. Raises what `tensors` raises for missing or misshapen ones."""
+        self.config = config
+        self._kernels = kernels
+        hidden = config.hidden_size
+        self._embeddings = _need(tensors, "embeddings.weight", config.vocab_size, hidden)
+        self._norms = [_need(tensors, f"layers.{n}.norm.weight", hidden) for n in range(len(config.layers))]
+        self._layers = [_layer(config, kind, n, tensors) for n, kind in enumerate(config.layers)]
+        self._final_norm = _need(tensors, "norm_f.weight", hidden)
+        self._head = (
+            self._embeddings
+            if config.tied_embeddings
+            else _need(tensors, "lm_head.weight", config.vocab_size, hidden)
+        )
+        low, high = config.time_step_limit
+        self._dt_range = None if low <= 0 and high == math.inf else (low, high)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embeddings.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights and the residual stream."""
+        return self._embeddings.dtype
+
+    def hidden(self, token_ids: Tensor, layout: StepLayout, pools: Pools) -> Tensor:
+        """Runs one step. token_ids [T] → normed hidden states [T, hidden]; slots and pages in `pools` are advanced."""
+        kernels, eps = self._kernels, self.config.norm_eps
+        x: Tensor = F.embedding(token_ids, self._embeddings)
+        residual: Tensor | None = None
+        conv, ssm, pages = iter(pools.conv), iter(pools.ssm), zip(pools.keys, pools.values, strict=True)
+        for layer, norm in zip(self._layers, self._norms, strict=True):
+            normed, residual = kernels.add_rms_norm(x, residual, norm, eps)
+            if isinstance(layer, MambaLayer):
+                x = self._mamba(layer, normed, layout, next(conv), next(ssm))
+            elif isinstance(layer, AttentionLayer):
+                x = self._attention(layer, normed, layout, *next(pages))
+            else:
+                up = F.linear(normed, layer.up, layer.up_bias)
+                x = F.linear(torch.relu(up).square(), layer.down, layer.down_bias)
+        return kernels.add_rms_norm(x, residual, self._final_norm, eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normed hidden states [n, hidden] → logits [n, vocab] in fp32."""
+        return F.linear(hidden, self._head).float()
+
+    def _mamba(self, layer: MambaLayer, x: Tensor, layout: StepLayout, conv: Tensor, ssm: Tensor) -> Tensor:
+        config, kernels, decodes = self.config, self._kernels, layout.decodes
+        inner, channels = config.inner_size, config.conv_size
+        bc = config.groups * config.state_size
+        z, xbc, dt = F.linear(x, layer.in_proj, layer.in_bias).split(
+            [inner, channels, config.mamba_heads], dim=-1
+        )
+        dt = F.softplus(dt.float() + layer.dt_bias)
+        if self._dt_range is not None:
+            dt = dt.clamp(*self._dt_range)
+        prefill = layout.prefill
+        parts: list[Tensor] = []
+        if decodes:
+            slots = layout.slots[:decodes]
+            mixed = kernels.conv_update(xbc[:decodes], layer.conv_weight, layer.conv_bias, conv, slots)
+            parts.append(
+                kernels.scan_update(*self._scan_inputs(mixed, dt[:decodes], layer, inner, bc), ssm, slots)
+            )
+        if prefill is not None:
+            slots = layout.slots[decodes:]
+            mixed = kernels.conv_prefill(
+                xbc[decodes:], layer.conv_weight, layer.conv_bias, conv, slots, prefill
+            )
+            inputs = self._scan_inputs(mixed, dt[decodes:], layer, inner, bc)
+            parts.append(kernels.scan_prefill(*inputs, ssm, slots, prefill))
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        normed = kernels.gated_group_norm(y.flatten(1), z, layer.norm, config.norm_eps, config.groups)
+        return F.linear(normed, layer.out_proj, layer.out_bias)
+
+    def _scan_inputs(
+        self, xbc: Tensor, dt: Tensor, layer: MambaLayer, inner: int, bc: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Splits the convolved channels: (x [T, H, P], dt, a, B [T, G, N], C [T, G, N], d)."""
+        x, b, c = xbc.split([inner, bc, bc], dim=-1)
+        groups = self.config.groups
+        heads = x.unflatten(-1, (self.config.mamba_heads, -1))
+        return heads, dt, layer.a, b.unflatten(-1, (groups, -1)), c.unflatten(-1, (groups, -1)), layer.d
+
+    def _attention(
+        self, layer: AttentionLayer, x: Tensor, layout: StepLayout, k_pages: Tensor, v_pages: Tensor
+    ) -> Tensor:
+        config, kernels, decodes = self.config, self._kernels, layout.decodes
+        heads = F.linear(x, layer.qkv_proj, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
+        q, k, v = heads.split([config.query_heads, config.kv_heads, config.kv_heads], dim=1)
+        kernels.store_kv(k, v, k_pages, v_pages, layout.rows)
+        parts: list[Tensor] = []
+        if decodes:
+            parts.append(
+                kernels.attention_decode(q[:decodes], k_pages, v_pages, layout.page_table, layout.context)
+            )
+        if layout.prefill is not None:
+            q, k, v = q[decodes:], k[decodes:], v[decodes:]
+            parts.append(
+                kernels.attention_prefill(q, k, v, k_pages, v_pages, layout.piece_pages, layout.prefill)
+            )
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return F.linear(y.flatten(1), layer.out_proj, layer.out_bias)
+
+
+def _need(tensors: Tensors, name: str, *shape: int) -> Tensor:
+    tensor = tensors(name, *shape)
+    assert tensor is not None  # `tensors` raises for what is missing and not optional
+    return tensor
+
+
+def _layer(config: ModelConfig, kind: LayerKind, number: int, tensors: Tensors) -> Layer:
+    hidden, inner, channels = config.hidden_size, config.inner_size, config.conv_size
+    heads = config.mamba_heads
+
+    def need(name: str, *shape: int) -> Tensor:
+        return _need(tensors, f"layers.{number}.mixer.{name}", *shape)
+
+    def maybe(name: str, *shape: int) -> Tensor | None:
+        return tensors(f"layers.{number}.mixer.{name}", *shape, optional=True)
+
+    match kind:
+        case LayerKind.MAMBA:
+            projected = inner + channels + heads
+            return MambaLayer(
+                in_proj=need("in_proj.weight", projected, hidden),
+                in_bias=maybe("in_proj.bias", projected),
+                conv_weight=need("conv1d.weight", channels, 1, config.conv_kernel)[:, 0].t().contiguous(),
+                conv_bias=maybe("conv1d.bias", channels),
+                dt_bias=need("dt_bias", heads).float(),
+                a=-torch.exp(need("A_log", heads).float()),
+                d=need("D", heads).float(),
+                norm=need("norm.weight", inner),
+                out_proj=need("out_proj.weight", hidden, inner),
+                out_bias=maybe("out_proj.bias", hidden),
+            )
+        case LayerKind.ATTENTION:
+            q_size, kv_size = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
+            q_bias = maybe("q_proj.bias", q_size)
+            return AttentionLayer(
+                qkv_proj=torch.cat(
+                    [
+                        need("q_proj.weight", q_size, hidden),
+                        need("k_proj.weight", kv_size, hidden),
+                        need("v_proj.weight", kv_size, hidden),
+                    ]
+                ),
+                qkv_bias=None
+                if q_bias is None
+                else torch.cat([q_bias, need("k_proj.bias", kv_size), need("v_proj.bias", kv_size)]),
+                out_proj=need("o_proj.weight", hidden, q_size),
+                out_bias=maybe("o_proj.bias", hidden),
+            )
+        case LayerKind.MLP:
+            return MlpLayer(
+                up=need("up_proj.weight", config.mlp_size, hidden),
+                up_bias=maybe("up_proj.bias", config.mlp_size),
+                down=need("down_proj.weight", hidden, config.mlp_size),
+                down_bias=maybe("down_proj.bias", hidden),
+            )
