@@ -3,8 +3,8 @@
     python tools/protos.py            write curfew/v1/
     python tools/protos.py --check    write nothing; exit 1 and name the files that differ
 
-Run by `make protos` and `make protos-check` with the interpreter of .venv/proto, which holds the pinned generator
-(tools/protos-requirements.txt).
+Run by `make protos` and `make protos-check` with the interpreter of .venv/proto, which holds the pinned
+generator (tools/protos-requirements.txt).
 """
 
 import argparse
@@ -74,7 +74,7 @@ def lint() -> bool:
 def main() -> int:
     """Generate or check; the exit status."""
     parser = argparse.ArgumentParser(description="Generate curfew/v1/ from protos/.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when curfew/v1/ is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail when out of date")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as scratch:
         try:
