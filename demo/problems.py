@@ -1,7 +1,7 @@
 """The demo's task: sums of 2 to 12 numbers below 100, with running totals as the reasoning.
 
-How long the reasoning is depends on the problem (one line for two numbers, eleven for twelve), and a sum of few numbers can be
-done without, so that accuracy rises smoothly with the thinking budget.
+How long the reasoning is depends on the problem (one line for two numbers, eleven for twelve), and a sum of
+few numbers can be done without, so that accuracy rises smoothly with the thinking budget.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def draw(random: Random, count: int | None = None) -> Problem:
 
 
 def held_out(size: int) -> list[Problem]:
-    """The problems that accuracy is measured on. The trainer never draws them (their sequences start elsewhere)."""
+    """The problems that accuracy is measured on. The trainer never draws them (their sequences start
+    elsewhere).
+    """
     random = Random(f"curfew-held-out-{size}")
     return [draw(random) for _ in range(size)]
 

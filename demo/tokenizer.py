@@ -1,7 +1,8 @@
 """Makes the demo model's tokenizer: byte-level BPE in the family's manner.
 
-As in Nemotron-Nano-9B-v2, `<think>` and `</think>` are several ordinary tokens, `>` merges with the line ends behind it, digits
-stand alone, and `<SPECIAL_10>` to `<SPECIAL_12>` mark turns. Every byte is a token, so that any text can be encoded.
+As in Nemotron-Nano-9B-v2, `<think>` and `</think>` are several ordinary tokens, `>` merges with the line ends
+behind it, digits stand alone, and `<SPECIAL_10>` to `<SPECIAL_12>` mark turns. Every byte is a token, so that
+any text can be encoded.
 """
 
 from __future__ import annotations

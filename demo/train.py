@@ -1,7 +1,7 @@
 """Trains the demo model, from nothing, on one machine: `python -m demo.train` (about an hour on 2 CPU cores).
 
-The family's way: full traces, traces without reasoning, and truncated traces with the answer kept. What is trained is the
-network that the worker serves (worker.model.network), in the checkpoint format that it loads.
+The family's way: full traces, traces without reasoning, and truncated traces with the answer kept. What is
+trained is the network that the worker serves (worker.model.network), in the checkpoint format that it loads.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def trace(problem: Problem, random: Random, tokenizer: Tokenizer) -> Example:
 
     Text that the engine feeds (the prompt, the forced close) is not learnt.
     """
-    head = f"<SPECIAL_10>System\n{random.choice(SYSTEM_TEXTS)}\n<SPECIAL_11>User\n{problem.question}\n<SPECIAL_11>Assistant\n"
+    system = random.choice(SYSTEM_TEXTS)
+    head = f"<SPECIAL_10>System\n{system}\n<SPECIAL_11>User\n{problem.question}\n<SPECIAL_11>Assistant\n"
     reasoning = "".join(line + "\n" for line in problem.reasoning)
     kind = random.random()
     if kind < 0.15:
@@ -114,7 +115,9 @@ def batches(random: Random, tokenizer: Tokenizer, size: int) -> Iterator[list[Ex
 
 
 def initial_tensors(config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
-    """The usual initialisation: normal 0.02, residual outputs scaled by depth; for Mamba A in 1..16, dt in 0.001..0.1."""
+    """The usual initialisation: normal 0.02, residual outputs scaled by depth; for Mamba A in 1..16, dt in
+    0.001..0.1.
+    """
     hidden, inner, channels, heads = (
         config.hidden_size,
         config.inner_size,
@@ -178,7 +181,8 @@ class Trainee:
         tensor = self.tensors.get(name, self.tensors.get(f"backbone.{name}"))
         if tensor is None and optional:
             return None
-        assert tensor is not None and tensor.shape == shape, name
+        assert tensor is not None, name
+        assert tensor.shape == shape, name
         return tensor
 
     def network(self) -> Network:
@@ -221,7 +225,9 @@ def batch_loss(trainee: Trainee, examples: list[Example]) -> Tensor:
 
 @torch.inference_mode()
 def greedy_answers(trainee: Trainee, prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> list[str]:
-    """Greedy continuations of a batch of prompts, for watching the training (the worker's engine is what is measured)."""
+    """Greedy continuations of a batch of prompts, for watching the training (the worker's engine is what is
+    measured).
+    """
     network, capacity = trainee.network(), 512
     encoded = [tokenizer.encode(prompt).ids for prompt in prompts]
     pools = trainee.pools(len(prompts), capacity)

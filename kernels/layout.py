@@ -1,15 +1,16 @@
 """Where each token of a step belongs: index data made once per step and read by every layer.
 
-A step packs its tokens without a batch dimension. First come the *decodes*: D sequences with one token each. Then
-come the *prefill pieces*: P sequences with one or more tokens each, in order. A piece starts at an absolute position of its
-sequence (0 for a new one); what precedes it is in the sequence's state slot and pages.
+A step packs its tokens without a batch dimension. First come the *decodes*: D sequences with one token each.
+Then come the *prefill pieces*: P sequences with one or more tokens each, in order. A piece starts at an
+absolute position of its sequence (0 for a new one); what precedes it is in the sequence's state slot and
+pages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from torch import Tensor
 class Segment:
     """One sequence's part in a step.
 
-    slot: its state slot. start: absolute position of its first token in the step. length: its tokens in the step.
+    slot: its state slot. start: absolute position of its first token in the step. length: its tokens in the
+    step.
     pages: the pages of its keys and values, in order; they must hold start + length tokens.
     """
 
@@ -31,13 +33,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PrefillIndex:
-    """Index data of the prefill pieces; T is their number of tokens, P the pieces, n their chunks, Q the chunk length.
+    """Index data of the prefill pieces; T is their number of tokens, P the pieces, n their chunks, Q the
+    chunk length.
 
     lengths, starts: tokens of each piece, and the absolute position of its first.
-    conv_rows [T, K]: for each token the K rows of its window in (P·(K−1) rows of carried inputs, then the T tokens).
+    conv_rows [T, K]: for each token the K rows of its window in (P·(K−1) rows of carried inputs, then the T
+    tokens).
     conv_tail [P, K−1]: the rows that each piece carries on, in the same numbering.
-    chunk_rows [n, Q]: the tokens of each chunk; T stands for padding. Chunks end at absolute multiples of Q, so that a
-    result does not depend on how prefill was split, and are ordered by rank, then by piece.
+    chunk_rows [n, Q]: the tokens of each chunk; T stands for padding. Chunks end at absolute multiples of Q,
+    so that a result does not depend on how prefill was split, and are ordered by rank, then by piece.
     chunk_ranks: for each rank r, the pieces (as an index tensor) that have an r-th chunk.
     """
 
@@ -54,8 +58,10 @@ class StepLayout:
     """Index data of one step of D decodes and P prefill pieces, T tokens in all.
 
     slots [D + P]: state slots. rows [T]: for each token its row in the flattened pages.
-    page_table [D, max pages], int64, padded with page 0, and context [D]: tokens that each decode attends to, its own included.
-    piece_pages: pages of each prefill piece [its pages]. last [D + P]: row of each sequence's last token in the step.
+    page_table [D, max pages], int64, padded with page 0, and context [D]: tokens that each decode attends to,
+    its own included.
+    piece_pages: pages of each prefill piece [its pages]. last [D + P]: row of each sequence's last token in
+    the step.
     """
 
     tokens: int
@@ -70,13 +76,14 @@ class StepLayout:
 
 
 def chunk_lengths(start: int, length: int, chunk: int) -> list[int]:
-    """Lengths of the chunks that tokens start .. start + length − 1 fall into, cut at absolute multiples of `chunk`.
+    """Lengths of the chunks that tokens start .. start + length − 1 fall into, cut at absolute multiples of
+    `chunk`.
 
     >>> chunk_lengths(5, 10, 8)
     [3, 7]
     """
     borders = [start, *range((start // chunk + 1) * chunk, start + length, chunk), start + length]
-    return [end - begin for begin, end in zip(borders, borders[1:], strict=False)]
+    return [end - begin for begin, end in pairwise(borders)]
 
 
 def _prefill_index(pieces: Sequence[Segment], chunk: int, window: int, device: torch.device) -> PrefillIndex:
@@ -131,8 +138,8 @@ def step_layout(
 ) -> StepLayout:
     """Lays out one step.
 
-    decodes: segments of length 1. pieces: segments of length ≥ 1. page_tokens: tokens in a page. chunk: the scan's chunk
-    length. window: the convolution's width K.
+    decodes: segments of length 1. pieces: segments of length ≥ 1. page_tokens: tokens in a page. chunk: the
+    scan's chunk length. window: the convolution's width K.
     """
     segments = [*decodes, *pieces]
     if len(decodes) == len(segments):

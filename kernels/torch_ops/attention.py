@@ -13,7 +13,9 @@ _QUERY_BLOCK = 512
 
 
 def store_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, rows: Tensor) -> None:
-    """Writes keys and values k, v [T, KVH, hd] at `rows` [T] of the flattened pages [pages, page tokens, KVH, hd]."""
+    """Writes keys and values k, v [T, KVH, hd] at `rows` [T] of the flattened pages [pages, page tokens, KVH,
+    hd].
+    """
     k_pages.flatten(0, 1).index_copy_(0, rows, k.detach().to(k_pages.dtype))
     v_pages.flatten(0, 1).index_copy_(0, rows, v.detach().to(v_pages.dtype))
 

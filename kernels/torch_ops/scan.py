@@ -26,9 +26,9 @@ def scan_prefill(
 ) -> Tensor:
     """Runs packed prefill pieces from the states in their slots, and leaves their final states there.
 
-    x [T, H, P]; dt [T, H], positive; a, d [H]; b, c [T, G, N]; states [slots, H, P, N], updated; slots [pieces].
-    Returns y [T, H, P] in x's dtype. Inside a chunk the recurrence is a masked matrix product; between chunks it is passed on
-    in fp32. Chunks lie at absolute positions (see PrefillIndex).
+    x [T, H, P]; dt [T, H], positive; a, d [H]; b, c [T, G, N]; states [slots, H, P, N], updated; slots
+    [pieces]. Returns y [T, H, P] in x's dtype. Inside a chunk the recurrence is a masked matrix product;
+    between chunks it is passed on in fp32. Chunks lie at absolute positions (see PrefillIndex).
     """
     tokens, heads, width = x.shape
     groups, size = b.shape[1:]
@@ -37,7 +37,7 @@ def scan_prefill(
 
     def chunked(t: Tensor) -> Tensor:
         """[T, …] → [n, Q, …]; padding reads a row of zeros, so that it neither decays nor adds."""
-        padded = torch.cat([t.float(), t.new_zeros(1, *t.shape[1:], dtype=torch.float32)])
+        padded: Tensor = torch.cat([t.float(), t.new_zeros(1, *t.shape[1:], dtype=torch.float32)])
         return padded.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
     weighted = chunked(x * dt[..., None]).unflatten(2, (groups, per_group))  # [n, Q, G, h, P]
@@ -85,7 +85,8 @@ def scan_update(
 ) -> Tensor:
     """Advances D sequences by one token each.
 
-    x [D, H, P]; dt [D, H], positive; a, d [H]; b, c [D, G, N]; states [slots, H, P, N], updated; slots [D]. Returns y [D, H, P].
+    x [D, H, P]; dt [D, H], positive; a, d [H]; b, c [D, G, N]; states [slots, H, P, N], updated; slots [D].
+    Returns y [D, H, P].
     """
     heads = x.shape[1]
     groups, size = b.shape[1:]

@@ -53,7 +53,9 @@ class Checkpoint:
                 self._file_of[plain], self._name_of[plain] = path, name
 
     def __call__(self, name: str, *shape: int, optional: bool = False) -> Tensor | None:
-        """Reads one tensor, by its name without prefix. Raises CheckpointError when it is missing or misshapen."""
+        """Reads one tensor, by its name without prefix. Raises CheckpointError when it is missing or
+        misshapen.
+        """
         path = self._file_of.get(name)
         if path is None:
             if optional:

@@ -37,7 +37,9 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and switches of one model. All sizes are counts of numbers; the inner width is mamba_heads × mamba_head_dim."""
+    """Sizes and switches of one model. All sizes are counts of numbers; the inner width is mamba_heads ×
+    mamba_head_dim.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -74,7 +76,9 @@ class ModelConfig:
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
-        """Reads `directory`/config.json. Raises UnsupportedModelError or OSError, with the path in the message."""
+        """Reads `directory`/config.json. Raises UnsupportedModelError or OSError, with the path in the
+        message.
+        """
         path = directory / "config.json"
         try:
             # Published configs hold a bare Infinity, which Python's reader accepts.
@@ -161,28 +165,29 @@ def _number(raw: Json, *names: str, default: float) -> float:
 
 def _layers(raw: Json) -> tuple[LayerKind, ...]:
     pattern = _find(raw, ("layers_block_type", "layer_types", "hybrid_override_pattern"))
-    kinds: list[LayerKind | None]
+    known: dict[str, LayerKind | None]
     if isinstance(pattern, str):
         known = {kind.value: kind for kind in LayerKind} | {"E": None}
-        kinds = [known[letter] if letter in known else _unknown_layer(letter) for letter in pattern]
+        names: list[object] = list(pattern)
     elif isinstance(pattern, list):
-        kinds = [_KIND_NAMES[name] if name in _KIND_NAMES else _unknown_layer(name) for name in pattern]
+        known, names = _KIND_NAMES, pattern
     else:
         raise UnsupportedModelError(
             f"hybrid_override_pattern or layers_block_type is needed, not {pattern!r}"
         )
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise UnsupportedModelError(f"unknown kind of layer {name!r}")
+    kinds = [known[str(name)] for name in names]
     found = tuple(kind for kind in kinds if kind is not None)
     if len(found) < len(kinds):
+        experts = len(kinds) - len(found)
         raise UnsupportedModelError(
-            f"{len(kinds) - len(found)} of {len(kinds)} layers are mixtures of experts, which are not supported yet"
+            f"{experts} of {len(kinds)} layers are mixtures of experts, which are not supported yet"
         )
     if not found:
         raise UnsupportedModelError("the layer pattern is empty")
     return found
-
-
-def _unknown_layer(name: object) -> None:
-    raise UnsupportedModelError(f"unknown kind of layer {name!r}")
 
 
 def _time_step_limit(raw: Json) -> tuple[float, float]:

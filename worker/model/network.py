@@ -1,7 +1,7 @@
 """The hybrid network on packed tokens: Mamba-2, attention and MLP layers in any order.
 
-Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of a step lie side by side (kernels.layout);
-what a sequence carries from step to step is in the pools (worker.model.pools).
+Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of a step lie side by side
+(kernels.layout); what a sequence carries from step to step is in the pools (worker.model.pools).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MambaLayer:
-    """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C | dt heads]."""
+    """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C
+    | dt heads].
+    """
 
     in_proj: Tensor
     in_bias: Tensor | None
@@ -97,7 +99,9 @@ class Network:
         return self._embeddings.dtype
 
     def hidden(self, token_ids: Tensor, layout: StepLayout, pools: Pools) -> Tensor:
-        """Runs one step. token_ids [T] → normed hidden states [T, hidden]; slots and pages in `pools` are advanced."""
+        """Runs one step. token_ids [T] → normed hidden states [T, hidden]; slots and pages in `pools` are
+        advanced.
+        """
         kernels, eps = self._kernels, self.config.norm_eps
         x: Tensor = F.embedding(token_ids, self._embeddings)
         residual: Tensor | None = None

@@ -1,4 +1,6 @@
-"""The memory that sequences carry from step to step. Who holds which slot and page is the engine's business."""
+"""The memory that sequences carry from step to step. Who holds which slot and page is the engine's
+business.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from worker.model.config import LayerKind, ModelConfig
 class Pools:
     """Tensors of the pools, one of each kind for every layer that has it.
 
-    conv: [slots, K−1, conv channels] in the model's dtype, for each Mamba layer: the last inputs of the convolution.
+    conv: [slots, K−1, conv channels] in the model's dtype, for each Mamba layer: the last inputs of the
+    convolution.
     ssm: [slots, heads, head_dim, state_size] in fp32 by default, for each Mamba layer.
     keys, values: [pages, page tokens, kv heads, head_dim] in the model's dtype, for each attention layer.
     """
@@ -35,7 +38,9 @@ class Pools:
         device: torch.device,
         ssm_dtype: torch.dtype = torch.float32,
     ) -> Pools:
-        """Allocates zeroed pools. fp32 states are the only ones known to cost no accuracy (the model card asks for them)."""
+        """Allocates zeroed pools. fp32 states are the only ones known to cost no accuracy (the model card
+        asks for them).
+        """
         conv = (slots, config.conv_kernel - 1, config.conv_size)
         ssm = (slots, config.mamba_heads, config.mamba_head_dim, config.state_size)
         kv = (pages, page_tokens, config.kv_heads, config.head_dim)
