@@ -9,24 +9,19 @@ from __future__ import annotations
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from worker.model.chat import byte_symbols
+
 # Words of the chat format and of the task. Each becomes one token, by merges from left to right.
 _WORDS = (
-    "</", "think", ">\n\n", "\n\n", "System", "User", "Assistant", "What", " is", " do", " make", "Add", " and",
-    " + ", " = ", ", ",
+    "</", "think", ">\n\n", "\n\n", "System", "User", "Assistant",
+    "What", " is", " do", " make", "Add", " and", " + ", " = ", ", ",
 )  # fmt: skip
 SPECIAL_TOKENS = tuple(f"<SPECIAL_{number}>" for number in range(16))
 
 
-def _byte_symbols() -> list[str]:
-    """The printable stand-ins of byte-level BPE, one for each byte value (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
 def make_tokenizer() -> Tokenizer:
     """Special tokens have the ids 0 to 15, bytes the next 256, merged pieces the rest."""
-    symbols = _byte_symbols()
+    symbols = byte_symbols()
     vocabulary = [*SPECIAL_TOKENS, *symbols]
     merges: list[tuple[str, str]] = []
     for word in _WORDS:
