@@ -1,0 +1,1 @@
+"""The GPU service: model, engine and gRPC service of one worker."""

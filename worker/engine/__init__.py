@@ -1,0 +1,1 @@
+"""The decode loop: scheduler, cache, runner, sampler and the reasoning budget."""
