@@ -177,11 +177,8 @@ class Trainee:
         self.config = config
         self.tensors = tensors
 
-    def __call__(self, name: str, *shape: int, optional: bool = False) -> Tensor | None:
-        tensor = self.tensors.get(name, self.tensors.get(f"backbone.{name}"))
-        if tensor is None and optional:
-            return None
-        assert tensor is not None, name
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        tensor = self.tensors[name if name in self.tensors else f"backbone.{name}"]
         assert tensor.shape == shape, name
         return tensor
 

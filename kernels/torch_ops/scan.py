@@ -38,7 +38,7 @@ def scan_prefill(
     def chunked(t: Tensor) -> Tensor:
         """[T, …] → [n, Q, …]; padding reads a row of zeros, so that it neither decays nor adds."""
         padded: Tensor = torch.cat([t.float(), t.new_zeros(1, *t.shape[1:], dtype=torch.float32)])
-        return padded.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return padded.index_select(0, rows.flatten()).view(*rows.shape, *t.shape[1:])
 
     weighted = chunked(x * dt[..., None]).unflatten(2, (groups, per_group))  # [n, Q, G, h, P]
     b_chunks, c_chunks = chunked(b), chunked(c)  # [n, Q, G, N]

@@ -14,8 +14,11 @@ from kernels import Kernels
 from worker.model.config import ModelConfig
 from worker.model.network import Network
 
-# The original checkpoints say `backbone.`, those saved by recent transformers `model.`.
+# The original checkpoints say `backbone.`, those saved by some versions of transformers `model.`.
 _PREFIXES = ("backbone.", "model.")
+# Heads for predicting several tokens at once: not part of the model proper.
+_IGNORED = "mtp."
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class CheckpointError(ValueError):
@@ -29,19 +32,18 @@ class Checkpoint:
         self,
         directory: Path,
         *,
-        dtype: torch.dtype,
         device: torch.device,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Finds every tensor's file. `progress(done, total)` is called after each tensor that is read.
 
-        Raises CheckpointError when there are no weights or an index names a missing file.
+        Raises CheckpointError when there are no weights, a file is damaged, or an index names a missing file.
         """
-        self._dtype, self._device, self._progress = dtype, device, progress
+        self._device, self._progress = device, progress
         self._directory = directory
         self._file_of: dict[str, Path] = {}
         self._name_of: dict[str, str] = {}
-        self._read = 0
+        self._read: set[str] = set()
         for path in _weight_files(directory):
             try:
                 with safe_open(path, framework="pt") as file:
@@ -50,16 +52,16 @@ class Checkpoint:
                 raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
             for name in names:
                 plain = next((name.removeprefix(p) for p in _PREFIXES if name.startswith(p)), name)
-                self._file_of[plain], self._name_of[plain] = path, name
+                if not plain.startswith(_IGNORED):
+                    self._file_of[plain], self._name_of[plain] = path, name
 
-    def __call__(self, name: str, *shape: int, optional: bool = False) -> Tensor | None:
-        """Reads one tensor, by its name without prefix. Raises CheckpointError when it is missing or
-        misshapen.
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """Reads one tensor, by its name without prefix, in the number type of the file.
+
+        Raises CheckpointError when it is missing, misshapen or not of floating point.
         """
         path = self._file_of.get(name)
         if path is None:
-            if optional:
-                return None
             raise CheckpointError(f"{self._directory}: tensor {name!r} is missing")
         with safe_open(path, framework="pt", device=str(self._device)) as file:
             tensor: Tensor = file.get_tensor(self._name_of[name])
@@ -67,19 +69,35 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {list(tensor.shape)}, not {list(shape)}"
             )
-        self._read += 1
-        self._progress(self._read, len(self._file_of))
-        return tensor.to(self._dtype)
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is of type {tensor.dtype}: quantised weights are not supported"
+            )
+        self._read.add(name)
+        self._progress(len(self._read), len(self._file_of))
+        return tensor
+
+    def check_all_read(self, *ignored: str) -> None:
+        """Raises CheckpointError when a tensor was not asked for: the model would not be what was saved."""
+        unread = sorted(self._file_of.keys() - self._read - set(ignored))
+        if unread:
+            raise CheckpointError(
+                f"{self._directory}: {len(unread)} tensors have no place in a model of this config, "
+                f"first {unread[0]!r}"
+            )
 
 
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.exists():
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = sorted(set(weight_map.values()))
+            if not shards or not all(isinstance(shard, str) for shard in shards):
+                raise ValueError("weight_map must name a file for each tensor")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index}: not an index of shards: {error!r}") from None
-        missing = [shard for shard in shards if not (directory / shard).exists()]
+        missing = [shard for shard in shards if not (directory / shard).is_file()]
         if missing:
             raise CheckpointError(
                 f"{index}: {len(missing)} of {len(shards)} shards are missing, first {missing[0]!r}"
@@ -101,4 +119,8 @@ def load_network(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Network:
     """Loads the weights of a model directory. Raises CheckpointError."""
-    return Network(config, Checkpoint(directory, dtype=dtype, device=device, progress=progress), kernels)
+    checkpoint = Checkpoint(directory, device=device, progress=progress)
+    network = Network(config, checkpoint, kernels, dtype=dtype)
+    # Some files hold the head although it is the embeddings.
+    checkpoint.check_all_read(*(["lm_head.weight"] if config.tied_embeddings else []))
+    return network

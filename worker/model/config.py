@@ -56,6 +56,10 @@ class ModelConfig:
     chunk_size: int
     norm_eps: float
     time_step_limit: tuple[float, float]
+    mamba_bias: bool
+    conv_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
     tied_embeddings: bool
     max_sequence_tokens: int
     end_token_ids: tuple[int, ...]
@@ -121,7 +125,11 @@ class ModelConfig:
             chunk_size=_size(raw, "chunk_size", "mamba_chunk_size", default=128),
             norm_eps=_number(raw, "layer_norm_epsilon", "rms_norm_eps", "norm_eps", default=1e-5),
             time_step_limit=_time_step_limit(raw),
-            tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            mamba_bias=_flag(raw, "use_bias", default=False),
+            conv_bias=_flag(raw, "use_conv_bias", "mamba_conv_bias", default=True),
+            attention_bias=_flag(raw, "attention_bias", default=False),
+            mlp_bias=_flag(raw, "mlp_bias", default=False),
+            tied_embeddings=_flag(raw, "tie_word_embeddings", default=False),
             max_sequence_tokens=_size(raw, "max_position_embeddings", default=131072),
             end_token_ids=_end_token_ids(raw),
         )
@@ -161,6 +169,15 @@ def _number(raw: Json, *names: str, default: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise UnsupportedModelError(f"{names[0]} must be a positive number, not {value!r}")
     return float(value)
+
+
+def _flag(raw: Json, *names: str, default: bool) -> bool:
+    value = _find(raw, names)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UnsupportedModelError(f"{names[0]} must be true or false, not {value!r}")
+    return value
 
 
 def _layers(raw: Json) -> tuple[LayerKind, ...]:

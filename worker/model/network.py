@@ -23,14 +23,14 @@ from worker.model.pools import Pools
 class Tensors(Protocol):
     """A checkpoint's tensors by their published names, without the prefix `backbone.` or `model.`."""
 
-    def __call__(self, name: str, *shape: int, optional: bool = False) -> Tensor | None:
-        """Returns the tensor of that shape; None when it is optional and missing."""
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """Returns the tensor, which has that shape, or raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class MambaLayer:
     """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C
-    | dt heads].
+    | dt heads]. dt_bias, a = −exp(A_log), d and norm are fp32 in a model of any type.
     """
 
     in_proj: Tensor
@@ -38,7 +38,7 @@ class MambaLayer:
     conv_weight: Tensor  # [K, C]
     conv_bias: Tensor | None
     dt_bias: Tensor
-    a: Tensor  # −exp(A_log), fp32
+    a: Tensor
     d: Tensor
     norm: Tensor
     out_proj: Tensor
@@ -71,19 +71,21 @@ Layer = MambaLayer | AttentionLayer | MlpLayer
 class Network:
     """A model's weights, arranged for running, and its forward pass. Immutable once made."""
 
-    def __init__(self, config: ModelConfig, tensors: Tensors, kernels: Kernels) -> None:
-        """Arranges the checkpoint's tensors. Raises what `tensors` raises for missing or misshapen ones."""
+    def __init__(
+        self, config: ModelConfig, tensors: Tensors, kernels: Kernels, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Arranges the checkpoint's tensors, converted to `dtype` but for what must be fp32 (norms and the
+        scan's parameters). Raises what `tensors` raises for missing or misshapen ones.
+        """
         self.config = config
         self._kernels = kernels
-        hidden = config.hidden_size
-        self._embeddings = _need(tensors, "embeddings.weight", config.vocab_size, hidden)
-        self._norms = [_need(tensors, f"layers.{n}.norm.weight", hidden) for n in range(len(config.layers))]
-        self._layers = [_layer(config, kind, n, tensors) for n, kind in enumerate(config.layers)]
-        self._final_norm = _need(tensors, "norm_f.weight", hidden)
+        hidden, vocab = config.hidden_size, config.vocab_size
+        self._embeddings = tensors("embeddings.weight", vocab, hidden).to(dtype)
+        self._norms = [tensors(f"layers.{n}.norm.weight", hidden).float() for n in range(len(config.layers))]
+        self._layers = [_layer(config, kind, n, tensors, dtype) for n, kind in enumerate(config.layers)]
+        self._final_norm = tensors("norm_f.weight", hidden).float()
         self._head = (
-            self._embeddings
-            if config.tied_embeddings
-            else _need(tensors, "lm_head.weight", config.vocab_size, hidden)
+            self._embeddings if config.tied_embeddings else tensors("lm_head.weight", vocab, hidden).to(dtype)
         )
         low, high = config.time_step_limit
         self._dt_range = None if low <= 0 and high == math.inf else (low, high)
@@ -180,58 +182,49 @@ class Network:
         return F.linear(y.flatten(1), layer.out_proj, layer.out_bias)
 
 
-def _need(tensors: Tensors, name: str, *shape: int) -> Tensor:
-    tensor = tensors(name, *shape)
-    assert tensor is not None  # `tensors` raises for what is missing and not optional
-    return tensor
-
-
-def _layer(config: ModelConfig, kind: LayerKind, number: int, tensors: Tensors) -> Layer:
+def _layer(config: ModelConfig, kind: LayerKind, number: int, tensors: Tensors, dtype: torch.dtype) -> Layer:
     hidden, inner, channels = config.hidden_size, config.inner_size, config.conv_size
     heads = config.mamba_heads
 
-    def need(name: str, *shape: int) -> Tensor:
-        return _need(tensors, f"layers.{number}.mixer.{name}", *shape)
+    def exact(name: str, *shape: int) -> Tensor:
+        return tensors(f"layers.{number}.mixer.{name}", *shape).float()
 
-    def maybe(name: str, *shape: int) -> Tensor | None:
-        return tensors(f"layers.{number}.mixer.{name}", *shape, optional=True)
+    def need(name: str, *shape: int) -> Tensor:
+        return tensors(f"layers.{number}.mixer.{name}", *shape).to(dtype)
+
+    def bias(name: str, size: int, present: bool) -> Tensor | None:
+        return need(f"{name}.bias", size) if present else None
 
     match kind:
         case LayerKind.MAMBA:
             projected = inner + channels + heads
             return MambaLayer(
                 in_proj=need("in_proj.weight", projected, hidden),
-                in_bias=maybe("in_proj.bias", projected),
+                in_bias=bias("in_proj", projected, config.mamba_bias),
                 conv_weight=need("conv1d.weight", channels, 1, config.conv_kernel)[:, 0].t().contiguous(),
-                conv_bias=maybe("conv1d.bias", channels),
-                dt_bias=need("dt_bias", heads).float(),
-                a=-torch.exp(need("A_log", heads).float()),
-                d=need("D", heads).float(),
-                norm=need("norm.weight", inner),
+                conv_bias=bias("conv1d", channels, config.conv_bias),
+                dt_bias=exact("dt_bias", heads),
+                a=-torch.exp(exact("A_log", heads)),
+                d=exact("D", heads),
+                norm=exact("norm.weight", inner),
                 out_proj=need("out_proj.weight", hidden, inner),
-                out_bias=maybe("out_proj.bias", hidden),
+                out_bias=bias("out_proj", hidden, config.mamba_bias),
             )
         case LayerKind.ATTENTION:
             q_size, kv_size = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
-            q_bias = maybe("q_proj.bias", q_size)
+            inputs = (("q_proj", q_size), ("k_proj", kv_size), ("v_proj", kv_size))
             return AttentionLayer(
-                qkv_proj=torch.cat(
-                    [
-                        need("q_proj.weight", q_size, hidden),
-                        need("k_proj.weight", kv_size, hidden),
-                        need("v_proj.weight", kv_size, hidden),
-                    ]
-                ),
-                qkv_bias=None
-                if q_bias is None
-                else torch.cat([q_bias, need("k_proj.bias", kv_size), need("v_proj.bias", kv_size)]),
+                qkv_proj=torch.cat([need(f"{name}.weight", size, hidden) for name, size in inputs]),
+                qkv_bias=torch.cat([need(f"{name}.bias", size) for name, size in inputs])
+                if config.attention_bias
+                else None,
                 out_proj=need("o_proj.weight", hidden, q_size),
-                out_bias=maybe("o_proj.bias", hidden),
+                out_bias=bias("o_proj", hidden, config.attention_bias),
             )
         case LayerKind.MLP:
             return MlpLayer(
                 up=need("up_proj.weight", config.mlp_size, hidden),
-                up_bias=maybe("up_proj.bias", config.mlp_size),
+                up_bias=bias("up_proj", config.mlp_size, config.mlp_bias),
                 down=need("down_proj.weight", hidden, config.mlp_size),
-                down_bias=maybe("down_proj.bias", hidden),
+                down_bias=bias("down_proj", hidden, config.mlp_bias),
             )

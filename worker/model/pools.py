@@ -61,3 +61,18 @@ class Pools:
         """Copies one sequence's state into another slot."""
         for pool in (*self.conv, *self.ssm):
             pool[target].copy_(pool[source])
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies one page's keys and values into another page."""
+        for pool in (*self.keys, *self.values):
+            pool[target].copy_(pool[source])
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of one slot, over all layers."""
+        return sum(pool[0].nbytes for pool in (*self.conv, *self.ssm))
+
+    @property
+    def page_bytes(self) -> int:
+        """Memory of one page, over all layers."""
+        return sum(pool[0].nbytes for pool in (*self.keys, *self.values))
