@@ -1,0 +1,94 @@
+"""Who holds which state slot and which pages.
+
+A running sequence holds one slot, and pages for all tokens that it may ever have. A page may be shared: by
+sequences forked from one another, and by prefix checkpoints. Nobody writes to a shared page.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+
+class CacheError(AssertionError):
+    """The books do not balance: a defect of the engine."""
+
+
+class SlotPool:
+    """State slots, each held by at most one owner."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count))[::-1]
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """Takes a free slot. The caller has checked that there is one."""
+        return self._free.pop()
+
+    def give(self, slot: int) -> None:
+        """Gives a slot back."""
+        self._free.append(slot)
+
+    def check(self, held: Iterable[int]) -> None:
+        """Raises CacheError unless the held slots and the free ones are all slots, each once."""
+        every = [*held, *self._free]
+        if sorted(every) != list(range(self.count)):
+            raise CacheError(f"slots held and free are not 0..{self.count - 1}, each once: {sorted(every)}")
+
+
+class PagePool:
+    """Pages of keys and values, counted by their holders."""
+
+    def __init__(self, count: int, page_tokens: int) -> None:
+        self.count = count
+        self.page_tokens = page_tokens
+        self._free = list(range(count))[::-1]
+        self._holders = [0] * count
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def needed(self, tokens: int) -> int:
+        """Pages that hold so many tokens."""
+        return -(-tokens // self.page_tokens)
+
+    def take(self, count: int) -> list[int]:
+        """Takes free pages. The caller has checked that there are enough."""
+        pages = [self._free.pop() for _ in range(count)]
+        for page in pages:
+            self._holders[page] = 1
+        return pages
+
+    def share(self, pages: Sequence[int]) -> None:
+        """Adds a holder to each page."""
+        for page in pages:
+            self._holders[page] += 1
+
+    def give(self, pages: Sequence[int]) -> None:
+        """Takes a holder away from each page; a page without holders is free."""
+        for page in pages:
+            self._holders[page] -= 1
+            if not self._holders[page]:
+                self._free.append(page)
+
+    def holders(self, page: int) -> int:
+        """How many hold a page."""
+        return self._holders[page]
+
+    def check(self, held: Iterable[Sequence[int]]) -> None:
+        """Raises CacheError unless each page has as many holders as it is held by, and the others are
+        free.
+        """
+        counted = Counter(page for pages in held for page in pages)
+        for page, holders in enumerate(self._holders):
+            if counted[page] != holders:
+                raise CacheError(f"page {page} is held {counted[page]} times, but counted {holders} times")
+        if sorted(self._free) != [page for page, holders in enumerate(self._holders) if not holders]:
+            raise CacheError("free pages are not those without holders, each once")

@@ -1,0 +1,107 @@
+"""What the engine tells of its requests, and of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from worker.engine.generation import FinishReason, Phase, ReasoningEnd
+from worker.engine.sampling import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one phase, and the text that they complete. Either may be empty, not both."""
+
+    phase: Phase
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt's computation began. cached_tokens of it were found in a checkpoint. queue_s: waited, in
+    seconds.
+    """
+
+    request_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    queue_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step brought for one sample."""
+
+    request_id: str
+    sample: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a sample's time went, in seconds from receipt, prefill_s excepted: from the prompt's first
+    computation to the first token. first_answer_s is None when there was no answer.
+    """
+
+    queue_s: float
+    prefill_s: float
+    first_token_s: float
+    first_answer_s: float | None
+    total_s: float
+    decode_steps: int
+    mean_batch_size: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A sample is complete. Its request is when all of its samples are."""
+
+    request_id: str
+    sample: int
+    reason: FinishReason
+    reasoning_end: ReasoningEnd
+    prompt_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    forced_tokens: int
+    answer_tokens: int
+    reopened: bool
+    preemptions: int
+    timings: Timings
+
+
+class FailureKind(Enum):
+    """Why a request failed after it was taken."""
+
+    REQUEST = "request"
+    """Something about this request."""
+    DEVICE = "device"
+    """The device failed; the engine takes nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request failed; nothing more comes of it. `why` is for logs, not for callers."""
+
+    request_id: str
+    kind: FailureKind
+    why: str
+
+
+Event = Started | Output | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the engine is. step_s: median of the last decode steps, None before the first."""
+
+    running: int
+    waiting: int
+    backlog_tokens: int
+    free_slots: int
+    free_pages: int
+    step_s: float | None
+    tokens_per_s: float

@@ -1,0 +1,148 @@
+"""Chooses the next token of every sequence of a step at once.
+
+The choice is counter-based: its randomness is a hash of (seed, position), so that a request's tokens depend
+neither on its batch nor on the worker, and a request resumed elsewhere goes on identically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a request's tokens are chosen. Ranges are those of `curfew.v1.SamplingParams`."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    logprobs: int | None = None
+    """How many of the likeliest tokens to report beside each chosen one; None reports nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One token to be chosen.
+
+    position: index of the token in its sequence, the prompt included. banned: ids that must not be chosen
+    [k].
+    seen [vocab]: which tokens the sequence has, for the repetition penalty; None without one.
+    """
+
+    sampling: Sampling
+    position: int
+    banned: Tensor | None = None
+    seen: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of the model's own probabilities, before temperature, penalty or bans."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+    """The likeliest tokens and theirs, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on (seed, position) alone: SplitMix64 (Steele, Lea & Flood 2014),
+    twice.
+    """
+    mixed = _mix(_mix(seed & _MASK) ^ position)
+    return (mixed >> 11) / (1 << 53)
+
+
+def _mix(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
+    """Chooses one token for each row of logits [n, vocab], fp32, which it may overwrite."""
+    wanted = {
+        row: draw.sampling.logprobs for row, draw in enumerate(draws) if draw.sampling.logprobs is not None
+    }
+    model_logprobs = torch.log_softmax(logits[list(wanted)], dim=-1) if wanted else None
+    for row, draw in enumerate(draws):
+        if draw.seen is not None:
+            _penalise(logits[row], draw.seen, draw.sampling.repetition_penalty)
+        if draw.banned is not None:
+            logits[row].index_fill_(0, draw.banned, -torch.inf)
+    ids: list[int] = logits.argmax(-1).tolist()
+    random = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if random:
+        rows = logits if len(random) == len(draws) else logits[random]
+        chosen = _draw(rows, [draws[row] for row in random])
+        for row, token_id in zip(random, chosen, strict=True):
+            ids[row] = token_id
+    if model_logprobs is None:
+        return [Choice(token_id) for token_id in ids]
+    reports = {
+        row: _report(of_row, ids[row], count)
+        for of_row, (row, count) in zip(model_logprobs, wanted.items(), strict=True)
+    }
+    return [Choice(token_id, reports.get(row)) for row, token_id in enumerate(ids)]
+
+
+def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
+    """Keskar et al. 2019: positive logits of seen tokens are divided, negative ones multiplied."""
+    row.copy_(torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row))
+
+
+def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """Inverse transform over each row's tokens, likeliest first, cut by top-k, top-p and min-p."""
+    vocabulary = logits.shape[1]
+    settings = torch.tensor(
+        [
+            (
+                draw.sampling.temperature,
+                draw.sampling.top_p,
+                draw.sampling.top_k or vocabulary,
+                draw.sampling.min_p,
+                uniform(draw.sampling.seed, draw.position),
+            )
+            for draw in draws
+        ],
+        device=logits.device,
+    )
+    temperature, top_p, top_k, min_p, random = settings.split(1, dim=1)
+    # Stable, so that equal logits are ordered by id on every device.
+    ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+    probability = torch.softmax((ordered - ordered[:, :1]) / temperature, dim=-1)
+    before = probability.cumsum(-1) - probability
+    rank = torch.arange(vocabulary, device=logits.device)
+    kept = (before < top_p) & (rank < top_k) & (probability >= min_p * probability[:, :1])
+    kept[:, 0] = True
+    upto = torch.where(kept, probability, 0).cumsum(-1)
+    place = torch.searchsorted(upto, random * upto[:, -1:], right=True)
+    # Rounding may put the drawn number at the very end: the last kept token is then meant.
+    place = torch.minimum(place, kept.sum(-1, keepdim=True) - 1)
+    chosen: list[int] = ids.gather(1, place).squeeze(1).tolist()
+    return chosen
+
+
+def _report(logprobs: Tensor, chosen: int, count: int) -> TokenLogprobs:
+    values, ids = torch.topk(logprobs, min(count, len(logprobs)))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(float(logprobs[chosen]), top)

@@ -1,0 +1,96 @@
+"""A request, and the sequence that it becomes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worker.engine.budget import BudgetMachine
+from worker.engine.closing import Closing
+from worker.engine.generation import Limits, TokenRun
+from worker.engine.sampling import Sampling
+from worker.model.chat import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be generated. Times are on the engine's clock, in seconds.
+
+    limits: reason_until_s in them is a time on that clock too. priority: lower runs first. deadline_s:
+    earliest runs first within a priority. samples: how many sequences to generate from the one prompt; sample
+    i has seed + i. resume: tokens generated elsewhere, after which generation goes on (one sample only).
+    """
+
+    request_id: str
+    prompt: Prompt
+    limits: Limits
+    closing: Closing
+    sampling: Sampling
+    received_s: float
+    priority: int = 0
+    deadline_s: float = math.inf
+    stop: tuple[str, ...] = ()
+    samples: int = 1
+    resume: tuple[TokenRun, ...] = ()
+
+    @property
+    def urgency(self) -> tuple[int, float, float]:
+        """Sorts requests: priority, then deadline, then arrival."""
+        return self.priority, self.deadline_s, self.received_s
+
+    @property
+    def max_tokens(self) -> int:
+        """Prompt and output tokens that one of its sequences may have."""
+        return len(self.prompt.ids) + self.limits.max_output_tokens
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sample of a request. Its owner is the engine.
+
+    tokens: the prompt and what was generated. computed: how many of them are in the state slot and the pages;
+    the rest are pending, and when none is, the next is sampled. slot, pages: held while it runs, else None
+    and empty. fork_of: the first sample, from which this one is forked when its prompt is computed.
+    checkpoint: length of the prompt's part of which a prefix checkpoint is wanted; 0 for none. seen [vocab]:
+    which tokens it has, where a repetition penalty asks for it. Times are on the engine's clock.
+    """
+
+    request: Request
+    sample: int
+    machine: BudgetMachine
+    sampling: Sampling
+    tokens: list[int]
+    computed: int = 0
+    slot: int | None = None
+    pages: list[int] = field(default_factory=list)
+    fork_of: Sequence | None = None
+    checkpoint: int = 0
+    cached_tokens: int = 0
+    started_s: float | None = None
+    first_token_s: float | None = None
+    first_answer_s: float | None = None
+    decode_steps: int = 0
+    decode_partners: int = 0
+    preemptions: int = 0
+    seen: Tensor | None = None
+    _seen_tokens: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens that must be fed before the next one can be sampled. At least 1 while it runs."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the prompt is not computed yet."""
+        return self.computed < len(self.request.prompt.ids)
+
+    def see(self, vocabulary: int, device: torch.device) -> None:
+        """Brings `seen` up to date."""
+        if self.seen is None:
+            self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        self.seen[self.tokens[self._seen_tokens :]] = True
+        self._seen_tokens = len(self.tokens)
