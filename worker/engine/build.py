@@ -1,0 +1,137 @@
+"""Makes an engine: a model directory, how much memory, which clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels import kernels_for
+from worker.engine.engine import Engine, EngineSettings
+from worker.engine.runner import Runner
+from worker.model.chat import Chat
+from worker.model.checkpoint import load_network
+from worker.model.config import ModelConfig
+from worker.model.network import Network
+from worker.model.pools import Pools
+
+# Of a GPU's free memory, what the pools leave: fragments, and libraries that allocate later.
+_GPU_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is loaded. name: of its directory."""
+
+    name: str
+    config: ModelConfig
+    chat: Chat
+    network: Network
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an operator says of an engine; `EngineSettings` are the sizes that come of it."""
+
+    slots: int = 48
+    """State slots: sequences that run together, and checkpoints of shared prompts."""
+    cache_bytes: int | None = None
+    """Memory for slots and pages together. None: what a GPU has free; 256 MiB on a CPU."""
+    page_tokens: int = 32
+    step_tokens: int = 256
+    """Tokens of a step while something decodes."""
+    idle_step_tokens: int = 2048
+    """Tokens of a step while nothing decodes."""
+    queue: int = 256
+    """Requests that may wait."""
+    max_sequence_tokens: int | None = None
+    """Prompt and output of one request. None: what the model allows, if as many fit."""
+    prefix_cache: bool = True
+
+
+def load_model(
+    directory: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Model:
+    """Loads a Hugging Face model directory. progress: see `load_network`.
+
+    Raises UnsupportedModelError, CheckpointError or OSError; the message names the file.
+    """
+    config = ModelConfig.load(directory)
+    chat = Chat.load(directory, config.end_token_ids)
+    network = load_network(
+        directory, config, kernels_for(device), dtype=dtype, device=device, progress=progress
+    )
+    return Model(directory.resolve().name, config, chat, network)
+
+
+def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float]) -> Engine:
+    """Allocates the pools and makes an engine. clock: monotonic, in seconds.
+
+    Raises ValueError when the memory does not hold the slots and one page for each, or not the longest
+    sequence that `options` asks for.
+    """
+    config, network = model.config, model.network
+
+    def pools(slots: int, pages: int) -> Pools:
+        return Pools.allocate(
+            config,
+            slots=slots,
+            pages=pages,
+            page_tokens=options.page_tokens,
+            dtype=network.dtype,
+            device=network.device,
+        )
+
+    one = pools(1, 1)
+    memory = options.cache_bytes
+    if memory is None:
+        memory = _free_bytes(network.device)
+    longest = options.max_sequence_tokens or config.max_sequence_tokens
+    pages = page_count(memory, options, longest, slot_bytes=one.slot_bytes, page_bytes=one.page_bytes)
+    room = pages * options.page_tokens
+    if options.max_sequence_tokens is not None and longest > room:
+        raise ValueError(f"max_sequence_tokens {longest} exceeds the {room} tokens of {pages} pages")
+    settings = EngineSettings(
+        slots=options.slots,
+        pages=pages,
+        page_tokens=options.page_tokens,
+        step_tokens=options.step_tokens,
+        idle_step_tokens=options.idle_step_tokens,
+        queue=options.queue,
+        max_sequence_tokens=min(longest, room),
+        prefix_cache=options.prefix_cache,
+    )
+    runner = Runner(network, pools(options.slots, pages), options.page_tokens)
+    return Engine(runner, model.chat, settings, clock)
+
+
+def page_count(memory: int, options: EngineOptions, longest: int, *, slot_bytes: int, page_bytes: int) -> int:
+    """Pages that fit beside the slots, but no more than all slots could use for sequences of `longest` tokens.
+
+    Raises ValueError when there would be fewer than slots.
+
+    >>> page_count(1000, EngineOptions(slots=2, page_tokens=16), longest=1000, slot_bytes=100, page_bytes=10)
+    80
+    """
+    useful = options.slots * -(-longest // options.page_tokens)
+    for_pages = memory - options.slots * slot_bytes
+    if for_pages < options.slots * page_bytes:
+        raise ValueError(
+            f"{memory} bytes do not hold {options.slots} slots of {slot_bytes} bytes"
+            f" and a page of {page_bytes} bytes for each"
+        )
+    # A model without attention layers has pages of no size.
+    return min(useful, for_pages // page_bytes) if page_bytes else useful
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 256 << 20
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * _GPU_SHARE)
