@@ -25,33 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63urfew/v1/generation.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"9\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xf6\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x80\x01\n\x06\x42udget\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x14\n\x0cgrace_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12/\n\x0creason_until\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x05\x44\x65lta\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\x82\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rforced_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\"\x9f\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x66irst_answer_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x06 \x01(\r\x12\x17\n\x0fmean_batch_size\x18\x07 \x01(\x01*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*?\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_THINK\x10\x01\x12\x11\n\rMODE_NO_THINK\x10\x02*W\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHASE_REASONING\x10\x01\x12\x10\n\x0cPHASE_FORCED\x10\x02\x12\x10\n\x0cPHASE_ANSWER\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xcb\x01\n\x0cReasoningEnd\x12\x1d\n\x19REASONING_END_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_END_NONE\x10\x01\x12\x19\n\x15REASONING_END_NATURAL\x10\x02\x12\x18\n\x14REASONING_END_BUDGET\x10\x03\x12\x1a\n\x16REASONING_END_DEADLINE\x10\x04\x12\x16\n\x12REASONING_END_LOOP\x10\x05\x12\x1b\n\x17REASONING_END_CANCELLED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63urfew/v1/generation.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"9\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa2\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x19\n\x0ctop_logprobs\x18\x08 \x01(\rH\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobs\"\x80\x01\n\x06\x42udget\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x14\n\x0cgrace_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12/\n\x0creason_until\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"u\n\x05\x44\x65lta\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.curfew.v1.TokenLogprobs\"E\n\rTokenLogprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.curfew.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xa0\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rforced_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\r\"\x9f\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x66irst_answer_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x06 \x01(\r\x12\x17\n\x0fmean_batch_size\x18\x07 \x01(\x01*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*?\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_THINK\x10\x01\x12\x11\n\rMODE_NO_THINK\x10\x02*W\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHASE_REASONING\x10\x01\x12\x10\n\x0cPHASE_FORCED\x10\x02\x12\x10\n\x0cPHASE_ANSWER\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xcb\x01\n\x0cReasoningEnd\x12\x1d\n\x19REASONING_END_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_END_NONE\x10\x01\x12\x19\n\x15REASONING_END_NATURAL\x10\x02\x12\x18\n\x14REASONING_END_BUDGET\x10\x03\x12\x1a\n\x16REASONING_END_DEADLINE\x10\x04\x12\x16\n\x12REASONING_END_LOOP\x10\x05\x12\x1b\n\x17REASONING_END_CANCELLED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1010
-  _globals['_ROLE']._serialized_end=1090
-  _globals['_MODE']._serialized_start=1092
-  _globals['_MODE']._serialized_end=1155
-  _globals['_PHASE']._serialized_start=1157
-  _globals['_PHASE']._serialized_end=1244
-  _globals['_FINISHREASON']._serialized_start=1246
-  _globals['_FINISHREASON']._serialized_end=1341
-  _globals['_REASONINGEND']._serialized_start=1344
-  _globals['_REASONINGEND']._serialized_end=1547
+  _globals['_ROLE']._serialized_start=1250
+  _globals['_ROLE']._serialized_end=1330
+  _globals['_MODE']._serialized_start=1332
+  _globals['_MODE']._serialized_end=1395
+  _globals['_PHASE']._serialized_start=1397
+  _globals['_PHASE']._serialized_end=1484
+  _globals['_FINISHREASON']._serialized_start=1486
+  _globals['_FINISHREASON']._serialized_end=1581
+  _globals['_REASONINGEND']._serialized_start=1584
+  _globals['_REASONINGEND']._serialized_end=1787
   _globals['_MESSAGE']._serialized_start=73
   _globals['_MESSAGE']._serialized_end=130
   _globals['_SAMPLINGPARAMS']._serialized_start=133
-  _globals['_SAMPLINGPARAMS']._serialized_end=379
-  _globals['_BUDGET']._serialized_start=382
-  _globals['_BUDGET']._serialized_end=510
-  _globals['_DELTA']._serialized_start=512
-  _globals['_DELTA']._serialized_end=585
-  _globals['_TOKENUSAGE']._serialized_start=588
-  _globals['_TOKENUSAGE']._serialized_end=718
-  _globals['_TIMINGS']._serialized_start=721
-  _globals['_TIMINGS']._serialized_end=1008
+  _globals['_SAMPLINGPARAMS']._serialized_end=423
+  _globals['_BUDGET']._serialized_start=426
+  _globals['_BUDGET']._serialized_end=554
+  _globals['_DELTA']._serialized_start=556
+  _globals['_DELTA']._serialized_end=673
+  _globals['_TOKENLOGPROBS']._serialized_start=675
+  _globals['_TOKENLOGPROBS']._serialized_end=744
+  _globals['_TOKENLOGPROB']._serialized_start=746
+  _globals['_TOKENLOGPROB']._serialized_end=795
+  _globals['_TOKENUSAGE']._serialized_start=798
+  _globals['_TOKENUSAGE']._serialized_end=958
+  _globals['_TIMINGS']._serialized_start=961
+  _globals['_TIMINGS']._serialized_end=1248
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class WorkerServiceGenerateRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     CLOSING_TEXT_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among this worker's running requests. At most 128 characters."""
     mode: _generation_pb2.Mode.ValueType
@@ -44,6 +45,10 @@ class WorkerServiceGenerateRequest(_message.Message):
     closing_text: _builtins.str
     """Text that ends reasoning. It must contain `</think>`. Default `\\n</think>\\n\\n`, with a full stop before it when the
     reasoning stands in mid-sentence.
+    """
+    samples: _builtins.int
+    """How many outputs to generate from the one prompt; output i is seeded with seed + i. Range 0 to 16. Default, and 0: 1.
+    Only 1 together with `resume`.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Message]:
@@ -79,10 +84,11 @@ class WorkerServiceGenerateRequest(_message.Message):
         deadline: _duration_pb2.Duration | None = ...,
         closing_text: _builtins.str = ...,
         resume: _abc.Iterable[Global___TokenRun] | None = ...,
+        samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline", b"deadline", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "samples", b"samples", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,9 +132,12 @@ class WorkerServiceGenerateResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     COMPLETION_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    sample: _builtins.int
+    """Which of the request's samples a delta or completion is of, from 0."""
     @_builtins.property
     def started(self) -> Global___GenerationStarted:
-        """First: the request was taken."""
+        """First: the prompt's computation began."""
 
     @_builtins.property
     def delta(self) -> _generation_pb2.Delta:
@@ -136,7 +145,7 @@ class WorkerServiceGenerateResponse(_message.Message):
 
     @_builtins.property
     def completion(self) -> Global___WorkerCompletion:
-        """Last: the accounting."""
+        """The accounting of a sample. The last one ends the stream."""
 
     @_builtins.property
     def load(self) -> Global___WorkerLoad:
@@ -149,10 +158,11 @@ class WorkerServiceGenerateResponse(_message.Message):
         delta: _generation_pb2.Delta | None = ...,
         completion: Global___WorkerCompletion | None = ...,
         load: Global___WorkerLoad | None = ...,
+        sample: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "sample", b"sample", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "completion"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -162,7 +172,7 @@ Global___WorkerServiceGenerateResponse: _TypeAlias = WorkerServiceGenerateRespon
 
 @_typing.final
 class GenerationStarted(_message.Message):
-    """A request was taken and its prompt prefilled."""
+    """A request was taken, and the computation of its prompt began."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

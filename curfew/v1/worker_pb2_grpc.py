@@ -63,7 +63,7 @@ class WorkerServiceServicer(object):
     """
 
     def Generate(self, request, context):
-        """Runs one request in the running batch. The stream holds `started`, then deltas, then one completion.
+        """Runs one request in the running batch. The stream holds `started`, then deltas, then a completion for each sample.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

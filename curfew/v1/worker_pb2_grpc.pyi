@@ -38,7 +38,7 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.WorkerServiceGenerateRequest, _worker_pb2.WorkerServiceGenerateResponse]
-    """Runs one request in the running batch. The stream holds `started`, then deltas, then one completion."""
+    """Runs one request in the running batch. The stream holds `started`, then deltas, then a completion for each sample."""
     AdjustBudget: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AdjustBudgetRequest, _worker_pb2.AdjustBudgetResponse]
     """Changes a running request's budget. NOT_FOUND when it does not run here."""
     DescribeWorker: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DescribeWorkerRequest, _worker_pb2.DescribeWorkerResponse]
@@ -54,7 +54,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.WorkerServiceGenerateRequest, _worker_pb2.WorkerServiceGenerateResponse]  # type: ignore[assignment]
-    """Runs one request in the running batch. The stream holds `started`, then deltas, then one completion."""
+    """Runs one request in the running batch. The stream holds `started`, then deltas, then a completion for each sample."""
     AdjustBudget: _aio.UnaryUnaryMultiCallable[_worker_pb2.AdjustBudgetRequest, _worker_pb2.AdjustBudgetResponse]  # type: ignore[assignment]
     """Changes a running request's budget. NOT_FOUND when it does not run here."""
     DescribeWorker: _aio.UnaryUnaryMultiCallable[_worker_pb2.DescribeWorkerRequest, _worker_pb2.DescribeWorkerResponse]  # type: ignore[assignment]
@@ -73,7 +73,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.WorkerServiceGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.WorkerServiceGenerateResponse], _abc.AsyncIterator[_worker_pb2.WorkerServiceGenerateResponse]]:
-        """Runs one request in the running batch. The stream holds `started`, then deltas, then one completion."""
+        """Runs one request in the running batch. The stream holds `started`, then deltas, then a completion for each sample."""
 
     @_abc_1.abstractmethod
     def AdjustBudget(

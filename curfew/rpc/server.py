@@ -1,0 +1,82 @@
+"""A gRPC server with what every service of Curfew has beside its own methods, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from curfew.rpc.errors import ErrorInterceptor
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """Serves on one address: the services added, health (grpc.health.v1), reflection and channelz."""
+
+    def __init__(self, *, max_message_bytes: int) -> None:
+        """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read."""
+        self.grpc = grpc.aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                # A restarted process must not share its port with a dying one.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        channelz.add_channelz_servicer(self.grpc)
+        self._names: list[str] = []
+
+    async def start(self, address: str, services: Iterable[str]) -> str:
+        """Binds and starts, not yet serving by its health. `services` are full names, for health and
+        reflection.
+
+        Returns the bound address (port 0 picks a free one). Raises OSError when the address cannot be had.
+        """
+        self._names = ["", *services]
+        names = [*self._names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self.grpc)
+        await self.set_serving(False)
+        host = address.rpartition(":")[0]
+        try:
+            port = self.grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+        await self.grpc.start()
+        return f"{host}:{port}"
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the health of all its services."""
+        for name in self._names:
+            await self._health.set(name, SERVING if serving else NOT_SERVING)
+
+    async def drain(self, grace_s: float) -> None:
+        """Not healthy any more; refuses new calls, lets running ones finish for `grace_s` seconds, then
+        cancels them.
+        """
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+
+
+@contextlib.contextmanager
+def on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` in the running event loop when SIGTERM or SIGINT comes."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, act)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
