@@ -51,8 +51,8 @@ class BudgetMachine:
 
     For reading only: `limits` in force; `phase` (REASONING or ANSWER) of the next token to be sampled;
     `strike`, None until something strikes; `reasoning_end`, None while the model reasons; `reopened`, whether
-    the model wrote `<think>` in its answer; `finish_reason`, None until the finish; and the counts of tokens in
-    the sequence.
+    the model wrote `<think>` in its answer; `finish_reason`, None until the finish; and the counts of tokens
+    in the sequence.
     """
 
     __slots__ = (
@@ -110,8 +110,8 @@ class BudgetMachine:
     ) -> Self:
         """The machine of a sequence that already has the tokens of `runs`, with all of their text shown.
 
-        `limits` and `strike` are those of the machine that stopped; without `strike`, one by budget or loop is
-        found again, one by deadline is not. Call `check` before sampling: a limit may be due. Raises
+        `limits` and `strike` are those of the machine that stopped; without `strike`, one by budget or loop
+        is found again, one by deadline is not. Call `check` before sampling: a limit may be due. Raises
         ValueError for runs that no machine makes.
         """
         machine = cls(limits, text_format, stop=stop, loop_rule=loop_rule)
@@ -174,8 +174,8 @@ class BudgetMachine:
 
         `reasoning_tokens` is bounded from below by one more than are used, so that the next token is the last
         before the grace, and from above by what `max_output_tokens` covers. `math.inf` lifts
-        `reason_until_s`. Extending the limit that has struck takes the strike back; nothing else moves a grace
-        that has begun. Raises ValueError for a negative budget or a time that is no number.
+        `reason_until_s`. Extending the limit that has struck takes the strike back; nothing else moves a
+        grace that has begun. Raises ValueError for a negative budget or a time that is no number.
         """
         if reasoning_tokens is not None and reasoning_tokens < 0:
             raise ValueError(f"reasoning_tokens must be >= 0: {reasoning_tokens}")
@@ -259,7 +259,6 @@ class BudgetMachine:
             or (at_boundary(self._tail) and not self._text.mid_character)
         ):
             return ()
-        self._read(self._text.flush())
         closing = self._format.closing
         force = closing.rest(under_way) if under_way else closing.end(self._tail)
         self._force(force)

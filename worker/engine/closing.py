@@ -23,8 +23,9 @@ def at_boundary(text: str) -> bool:
     """Whether a text may be cut here: after a line, after a sentence, or before anything is written.
 
     A terminator with nothing behind it yet counts as a sentence's end, or a cut would always cost a token
-    more, except after a digit, where it may be a decimal point (`3.` of `3.14`). An abbreviation's point counts
-    too: it cannot be told from a sentence's end, and a cut there is harmless. The tail of the text suffices.
+    more, except after a digit, where it may be a decimal point (`3.` of `3.14`). An abbreviation's point
+    counts too: it cannot be told from a sentence's end, and a cut there is harmless. The tail of the text
+    suffices.
     """
     return not stops_mid_sentence(text) and not (text[-1:] == "." and text[-2:-1].isdigit())
 

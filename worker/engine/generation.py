@@ -74,14 +74,14 @@ class Limits:
             raise ValueError(f"reason_until_s must be a time: {self}")
 
     def required_output_tokens(self, closing_tokens: int) -> int:
-        """The least `max_output_tokens` with which an answer is safe; closing takes `closing_tokens` at most."""
+        """The least `max_output_tokens` that keeps the answer safe if a close takes `closing_tokens`."""
         reasoning = self.reasoning_tokens + self.grace_tokens + closing_tokens if self.reasoning_tokens else 0
         return reasoning + self.answer_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """Something has struck for which reasoning is closed by force, if the model does not close it first."""
+    """Why reasoning is, or will be, closed by force if the model does not close it first."""
 
     reason: ReasoningEnd
     """BUDGET, DEADLINE, LOOP, or NATURAL for an end of text."""
