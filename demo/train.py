@@ -1,7 +1,8 @@
 """Trains the demo model, from nothing, on one machine: `python -m demo.train` (about an hour on 2 CPU cores).
 
-The family's way: full traces, traces without reasoning, and truncated traces with the answer kept. What is
-trained is the network that the worker serves (worker.model.network), in the checkpoint format that it loads.
+The family's way, in two stages: the first learns to reason, the second to answer within a budget, with more
+traces that have no reasoning or a truncated one. What is trained is the network that the worker serves
+(worker.model.network), in the checkpoint format that it loads.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
@@ -66,48 +67,69 @@ CONFIG: dict[str, object] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the training.
+
+    steps: how many. rate: peak learning rate, reached after `warmup` steps; then it falls along half a cosine
+    of `fall` steps. direct, cut: shares of traces without reasoning, and with a truncated one; the rest are
+    full. answer_weight: weight of the answer's tokens in the loss, where a reasoning token has 1.
+    """
+
+    steps: int
+    rate: float
+    warmup: int
+    fall: int
+    direct: float
+    cut: float
+    answer_weight: float
+
+
+STAGES = (
+    Stage(steps=2000, rate=2e-3, warmup=200, fall=4000, direct=0.15, cut=0.2, answer_weight=1.0),
+    Stage(steps=2500, rate=1.5e-3, warmup=100, fall=2500, direct=0.4, cut=0.25, answer_weight=4.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A trace: token ids, and for each whether the model learns to predict it."""
+    """A trace: token ids, and the weight in the loss of predicting each."""
 
     ids: list[int]
-    learnt: list[bool]
+    weights: list[float]
 
 
-def trace(problem: Problem, random: Random, tokenizer: Tokenizer) -> Example:
-    """Writes one training trace: 65 % full, 20 % cut short with the answer kept, 15 % without reasoning.
-
-    Text that the engine feeds (the prompt, the forced close) is not learnt.
-    """
+def trace(problem: Problem, random: Random, tokenizer: Tokenizer, stage: Stage) -> Example:
+    """Writes one training trace. Text that the engine feeds (the prompt, the forced close) is not learnt."""
     system = random.choice(SYSTEM_TEXTS)
     head = f"<SPECIAL_10>System\n{system}\n<SPECIAL_11>User\n{problem.question}\n<SPECIAL_11>Assistant\n"
     reasoning = "".join(line + "\n" for line in problem.reasoning)
     kind = random.random()
-    if kind < 0.15:
-        pieces = [(head + "<think></think>", False)]
-    elif kind < 0.35:
+    if kind < stage.direct:
+        pieces = [(head + "<think></think>", 0.0)]
+    elif kind < stage.direct + stage.cut:
         lines = problem.reasoning
         kept = "".join(line + "\n" for line in lines[: random.randrange(len(lines))])
         if random.random() < 0.3:  # a hard cut in mid-line, as with no grace
             rest = reasoning[len(kept) :]
             kept += rest[: random.randrange(1, rest.index("\n"))]
         close = "</think>\n\n" if not kept or kept.endswith("\n") else ".\n</think>\n\n"
-        pieces = [(head + "<think>\n", False), (kept, True), (close, False)]
+        pieces = [(head + "<think>\n", 0.0), (kept, 1.0), (close, 0.0)]
     else:
-        pieces = [(head + "<think>\n", False), (reasoning + "</think>\n\n", True)]
+        pieces = [(head + "<think>\n", 0.0), (reasoning + "</think>\n\n", 1.0)]
     ids: list[int] = []
-    learnt: list[bool] = []
-    for text, learn in [*pieces, (problem.answer + END_OF_TURN, True)]:
+    weights: list[float] = []
+    for text, weight in [*pieces, (problem.answer + END_OF_TURN, stage.answer_weight)]:
         encoded = tokenizer.encode(text).ids
         ids += encoded
-        learnt += [learn] * len(encoded)
-    return Example(ids, learnt)
+        weights += [weight] * len(encoded)
+    return Example(ids, weights)
 
 
-def batches(random: Random, tokenizer: Tokenizer, size: int) -> Iterator[list[Example]]:
+def batches(random: Random, tokenizer: Tokenizer, stage: Stage, size: int) -> Iterator[list[Example]]:
     """Endless batches of traces of similar length, for little padding in the scan's chunks."""
     while True:
         pool = sorted(
-            (trace(draw(random), random, tokenizer) for _ in range(size * 8)), key=lambda e: len(e.ids)
+            (trace(draw(random), random, tokenizer, stage) for _ in range(size * 8)), key=lambda e: len(e.ids)
         )
         groups = [pool[i::8] for i in range(8)]
         random.shuffle(groups)
@@ -207,17 +229,19 @@ class Trainee:
 
 
 def batch_loss(trainee: Trainee, examples: list[Example]) -> Tensor:
-    """Mean cross-entropy of the learnt tokens of a batch."""
+    """Weighted mean of the cross-entropy of a batch's tokens."""
     longest = max(len(e.ids) for e in examples)
     pieces = [Segment(slot=n, start=0, length=len(e.ids) - 1, pages=(n,)) for n, e in enumerate(examples)]
     inputs = torch.tensor([i for e in examples for i in e.ids[:-1]])
     targets = torch.tensor([i for e in examples for i in e.ids[1:]])
-    learnt = torch.tensor([flag for e in examples for flag in e.learnt[1:]])
+    weights = torch.tensor([weight for e in examples for weight in e.weights[1:]])
+    learnt = weights > 0
     network = trainee.network()
     hidden = network.hidden(
         inputs, trainee.layout([], pieces, longest), trainee.pools(len(examples), longest)
     )
-    return F.cross_entropy(network.logits(hidden[learnt]), targets[learnt])
+    losses = F.cross_entropy(network.logits(hidden[learnt]), targets[learnt], reduction="none")
+    return torch.dot(losses, weights[learnt]) / weights.sum()
 
 
 @torch.inference_mode()
@@ -269,20 +293,12 @@ def save(tensors: dict[str, Tensor], tokenizer: Tokenizer, directory: Path) -> N
     tokenizer.save(str(directory / "tokenizer.json"))
 
 
-def main() -> None:
-    """Trains and saves, printing the loss and the accuracy as it goes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64, help="traces in a step")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=MODEL_DIR)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    tokenizer = make_tokenizer()
-    config = ModelConfig.parse(CONFIG)
-    trainee = Trainee(config, initial_tensors(config, torch.Generator().manual_seed(options.seed)))
+def train(
+    trainee: Trainee, stage: Stage, seed: int, tokenizer: Tokenizer, batch: int, watch: Callable[[int], None]
+) -> None:
+    """Runs one stage, with a fresh optimizer. watch: called with the step's number after every 500 and the
+    last.
+    """
     parameters = [t.requires_grad_() for t in trainee.tensors.values()]
     optimizer = torch.optim.AdamW(
         [
@@ -291,15 +307,10 @@ def main() -> None:
         ],
         betas=(0.9, 0.98),
     )
-    print(f"{sum(t.numel() for t in parameters):,} parameters", flush=True)
-    stream, watched, started = (
-        batches(Random(options.seed), tokenizer, options.batch),
-        held_out(100),
-        time.monotonic(),
-    )
-    for step in range(1, options.steps + 1):
-        warm = min(1.0, step / 200)
-        rate = options.rate * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / options.steps)) / 2)
+    stream, started = batches(Random(seed), tokenizer, stage, batch), time.monotonic()
+    for step in range(1, stage.steps + 1):
+        fallen = (1 + math.cos(math.pi * step / stage.fall)) / 2
+        rate = stage.rate * min(1.0, step / stage.warmup) * (0.02 + 0.98 * fallen)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = batch_loss(trainee, next(stream))
@@ -308,14 +319,43 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 50 == 0:
-            print(
-                f"step {step} loss {loss.item():.4f} {(time.monotonic() - started) / step:.3f} s/step",
-                flush=True,
-            )
-        if step % 500 == 0 or step == options.steps:
-            direct, thought = accuracy(trainee, watched, tokenizer)
-            print(f"step {step}: {direct:.2f} without reasoning, {thought:.2f} with", flush=True)
-            save(trainee.tensors, tokenizer, options.out)
+            spent_s = (time.monotonic() - started) / step
+            print(f"step {step}/{stage.steps} loss {loss.item():.4f} {spent_s:.3f} s/step", flush=True)
+        if step % 500 == 0 or step == stage.steps:
+            watch(step)
+
+
+def main() -> None:
+    """Trains and saves, printing the loss and the accuracy as it goes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=64, help="traces in a step")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=MODEL_DIR)
+    parser.add_argument(
+        "--go-on", action="store_true", help="do the last stage alone, from the weights in --out"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tokenizer = make_tokenizer()
+    config = ModelConfig.parse(CONFIG)
+    tensors = (
+        load_file(options.out / "model.safetensors")
+        if options.go_on
+        else initial_tensors(config, torch.Generator().manual_seed(options.seed))
+    )
+    trainee = Trainee(config, tensors)
+    print(f"{sum(t.numel() for t in tensors.values()):,} parameters", flush=True)
+    watched = held_out(100)
+
+    def watch(step: int) -> None:
+        direct, thought = accuracy(trainee, watched, tokenizer)
+        print(f"step {step}: {direct:.2f} without reasoning, {thought:.2f} with", flush=True)
+        save(tensors, tokenizer, options.out)
+
+    for number, stage in enumerate(STAGES):
+        if number == len(STAGES) - 1 or not options.go_on:
+            train(trainee, stage, options.seed + number, tokenizer, options.batch, watch)
 
 
 if __name__ == "__main__":
