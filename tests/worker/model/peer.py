@@ -133,6 +133,10 @@ class Driver:
 
     @torch.inference_mode()
     def step(self, pieces: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
+        """As `logits`, without gradients."""
+        return self.logits(pieces)
+
+    def logits(self, pieces: Mapping[int, Sequence[int]]) -> dict[int, Tensor]:
         """Feeds each sequence its tokens, single ones of started sequences as decodes.
 
         Returns each one's logits [its tokens, vocab].

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache, NemotronHConfig, NemotronHForCausalLM
 
+from kernels import kernels_for
 from tests.worker.model.peer import (
+    CPU,
     Driver,
     difference,
     load,
@@ -21,6 +23,7 @@ from tests.worker.model.peer import (
     prompt,
     random_peer_config,
 )
+from worker.model.config import ModelConfig
 from worker.model.network import Network
 
 TOLERANCE = 1e-4
@@ -140,6 +143,28 @@ def test_a_slot_and_its_copy_go_on_alike_and_a_cleared_slot_starts_anew(usual: P
     driver.pools.clear_slot(driver.sequences)
     driver.lengths[0] = 0
     assert torch.equal(driver.step({0: ids})[0], first)
+
+
+def test_gradients_are_the_peers() -> None:
+    """The demo model is trained with the network that is served."""
+    peer = make_peer(peer_config("M-*M", use_bias=True, mlp_bias=True, use_conv_bias=True))
+    ids = prompt(21, 6)
+    targets = torch.tensor(ids[1:])
+    loss = nn.functional.cross_entropy(peer(torch.tensor([ids[:-1]]), use_cache=False).logits[0], targets)
+    loss.backward()
+    parameters = {
+        name.removeprefix("model."): p.detach().clone().requires_grad_()
+        for name, p in peer.named_parameters()
+    }
+    config = ModelConfig.parse(peer.config.to_dict())
+    network = Network(config, lambda name, *shape: parameters[name], kernels_for(CPU))
+    logits = Driver(network).logits({0: ids[:-1]})[0]
+    nn.functional.cross_entropy(logits, targets).backward()
+    for name, expected in peer.named_parameters():
+        got = parameters[name.removeprefix("model.")].grad
+        assert got is not None, name
+        assert expected.grad is not None, name
+        assert difference(got, expected.grad) < TOLERANCE, name
 
 
 def test_tied_embeddings(tmp_path: Path) -> None:

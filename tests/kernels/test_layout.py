@@ -1,0 +1,119 @@
+"""Index data of a step says where each token belongs."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.layout import Segment, StepLayout, chunk_lengths, step_layout
+
+PAGE = 4
+CHUNK = 8
+CPU = torch.device("cpu")
+
+lengths = st.integers(1, 40)
+starts = st.integers(0, 50)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[list[Segment], list[Segment]]:
+    """(decodes, pieces) with slots and pages of their own, and more pages than they need."""
+    decodes = draw(st.lists(starts, max_size=5))
+    pieces = draw(st.lists(st.tuples(starts, lengths), max_size=4, min_size=0 if decodes else 1))
+    spans = [(start, 1) for start in decodes] + pieces
+    free = draw(st.permutations(range(sum((start + length) // PAGE + 2 for start, length in spans))))
+    slots = draw(st.permutations(range(len(spans) + 2)))
+    segments = []
+    for slot, (start, length) in zip(slots, spans, strict=False):
+        count = (start + length) // PAGE + 2
+        segments.append(Segment(slot, start, length, free[:count]))
+        free = free[count:]
+    return segments[: len(decodes)], segments[len(decodes) :]
+
+
+def lay_out(decodes: list[Segment], pieces: list[Segment], window: int = 4) -> StepLayout:
+    return step_layout(decodes, pieces, page_tokens=PAGE, chunk=CHUNK, window=window, device=CPU)
+
+
+def row(segment: Segment, position: int) -> int:
+    return segment.pages[position // PAGE] * PAGE + position % PAGE
+
+
+@given(start=st.integers(0, 1000), length=st.integers(1, 500), chunk=st.integers(1, 64))
+@settings(derandomize=True, deadline=None)
+def test_chunks_end_at_absolute_multiples(start: int, length: int, chunk: int) -> None:
+    parts = chunk_lengths(start, length, chunk)
+    assert sum(parts) == length
+    assert all(1 <= part <= chunk for part in parts)
+    ends = [start + sum(parts[: n + 1]) for n in range(len(parts))]
+    assert all(end % chunk == 0 for end in ends[:-1])
+
+
+@given(steps())
+@settings(derandomize=True, deadline=None)
+def test_every_token_has_its_row_in_its_own_pages(step: tuple[list[Segment], list[Segment]]) -> None:
+    decodes, pieces = step
+    layout = lay_out(decodes, pieces)
+    segments = [*decodes, *pieces]
+    assert layout.slots.tolist() == [s.slot for s in segments]
+    assert layout.rows.tolist() == [row(s, p) for s in segments for p in range(s.start, s.start + s.length)]
+    ends = [sum(s.length for s in segments[: n + 1]) for n in range(len(segments))]
+    assert layout.last.tolist() == [end - 1 for end in ends]
+    assert (layout.tokens, layout.decodes) == (ends[-1], len(decodes))
+
+
+@given(steps())
+@settings(derandomize=True, deadline=None)
+def test_decodes_see_the_pages_that_their_context_fills(step: tuple[list[Segment], list[Segment]]) -> None:
+    decodes, pieces = step
+    layout = lay_out(decodes, pieces)
+    assert layout.context.tolist() == [s.start + 1 for s in decodes]
+    for segment, pages in zip(decodes, layout.page_table.tolist(), strict=True):
+        used = segment.start // PAGE + 1
+        assert pages[:used] == list(segment.pages[:used])
+        assert not any(pages[used:])
+    for segment, table in zip(pieces, layout.piece_pages, strict=True):
+        assert table.tolist() == list(segment.pages[: -(-(segment.start + segment.length) // PAGE)])
+
+
+@given(steps(), st.integers(1, 5))
+@settings(derandomize=True, deadline=None)
+def test_a_tokens_convolution_window_is_what_precedes_it_in_its_sequence(
+    step: tuple[list[Segment], list[Segment]], window: int
+) -> None:
+    decodes, pieces = step
+    index = lay_out(decodes, pieces, window).prefill
+    assert (index is None) == (not pieces)
+    if index is None:
+        return
+    # Every row of (carried inputs, tokens) as (piece, position relative to its start).
+    rows = [(n, back - (window - 1)) for n in range(len(pieces)) for back in range(window - 1)]
+    rows += [(n, offset) for n, piece in enumerate(pieces) for offset in range(piece.length)]
+    tokens = rows[len(pieces) * (window - 1) :]
+    for (n, offset), seen in zip(tokens, index.conv_rows.tolist(), strict=True):
+        assert [rows[r] for r in seen] == [(n, offset - back) for back in range(window - 1, -1, -1)]
+    for n, (piece, kept) in enumerate(zip(pieces, index.conv_tail.tolist(), strict=True)):
+        assert [rows[r] for r in kept] == [(n, piece.length - back) for back in range(window - 1, 0, -1)]
+
+
+@given(steps())
+@settings(derandomize=True, deadline=None)
+def test_every_token_is_in_one_chunk_of_its_sequence(step: tuple[list[Segment], list[Segment]]) -> None:
+    decodes, pieces = step
+    index = lay_out(decodes, pieces).prefill
+    if index is None:
+        return
+    tokens = sum(piece.length for piece in pieces)
+    chunks = index.chunk_rows.tolist()
+    owners = [(n, rank) for rank, members in enumerate(index.chunk_ranks) for n in members.tolist()]
+    seen: dict[int, list[int]] = {n: [] for n in range(len(pieces))}
+    for (n, rank), chunk in zip(owners, chunks, strict=True):
+        real = [r for r in chunk if r < tokens]
+        assert chunk == real + [tokens] * (len(chunk) - len(real))
+        assert len(real) == chunk_lengths(pieces[n].start, pieces[n].length, CHUNK)[rank]
+        seen[n] += real
+    first = 0
+    for n, piece in enumerate(pieces):
+        assert seen[n] == list(range(first, first + piece.length))
+        first += piece.length
