@@ -35,20 +35,21 @@ class Model:
 class EngineOptions:
     """What an operator says of an engine; `EngineSettings` are the sizes that come of it."""
 
-    slots: int = 48
-    """State slots: sequences that run together, and checkpoints of shared prompts."""
+    slots: int = 32
+    """Sequences that run together: one state slot each."""
+    checkpoints: int = 8
+    """States of shared prompts that are kept; 0 for none."""
     cache_bytes: int | None = None
     """Memory for slots and pages together. None: what a GPU has free; 256 MiB on a CPU."""
     page_tokens: int = 32
     step_tokens: int = 256
-    """Tokens of a step while something decodes."""
+    """Prefill tokens of a step while something decodes."""
     idle_step_tokens: int = 2048
-    """Tokens of a step while nothing decodes."""
+    """Prefill tokens of a step while nothing decodes."""
     queue: int = 256
     """Requests that may wait."""
     max_sequence_tokens: int | None = None
     """Prompt and output of one request. None: what the model allows, if as many fit."""
-    prefix_cache: bool = True
 
 
 def load_model(
@@ -99,33 +100,34 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
         raise ValueError(f"max_sequence_tokens {longest} exceeds the {room} tokens of {pages} pages")
     settings = EngineSettings(
         slots=options.slots,
+        checkpoints=options.checkpoints,
         pages=pages,
         page_tokens=options.page_tokens,
         step_tokens=options.step_tokens,
         idle_step_tokens=options.idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=min(longest, room),
-        prefix_cache=options.prefix_cache,
     )
-    runner = Runner(network, pools(options.slots, pages), options.page_tokens)
+    runner = Runner(network, pools(options.slots + options.checkpoints, pages), options.page_tokens)
     return Engine(runner, model.chat, settings, clock)
 
 
 def page_count(memory: int, options: EngineOptions, longest: int, *, slot_bytes: int, page_bytes: int) -> int:
-    """Pages that fit beside the slots, but no more than all slots could use for sequences of `longest` tokens.
+    """Pages that fit beside the slots, but no more than all slots can use for sequences of `longest` tokens.
 
-    Raises ValueError when there would be fewer than slots.
+    Raises ValueError when they do not hold one page for each slot.
 
-    >>> page_count(1000, EngineOptions(slots=2, page_tokens=16), longest=1000, slot_bytes=100, page_bytes=10)
+    >>> page_count(1000, EngineOptions(slots=2, checkpoints=0), 9999, slot_bytes=100, page_bytes=10)
     80
     """
-    useful = options.slots * -(-longest // options.page_tokens)
-    for_pages = memory - options.slots * slot_bytes
+    states = options.slots + options.checkpoints
+    for_pages = memory - states * slot_bytes
     if for_pages < options.slots * page_bytes:
         raise ValueError(
-            f"{memory} bytes do not hold {options.slots} slots of {slot_bytes} bytes"
-            f" and a page of {page_bytes} bytes for each"
+            f"{memory} bytes do not hold {states} states of {slot_bytes} bytes"
+            f" and {options.slots} pages of {page_bytes} bytes"
         )
+    useful = options.slots * -(-longest // options.page_tokens)
     # A model without attention layers has pages of no size.
     return min(useful, for_pages // page_bytes) if page_bytes else useful
 

@@ -15,11 +15,16 @@ class CacheError(AssertionError):
 
 
 class SlotPool:
-    """State slots, each held by at most one owner."""
+    """A range of state slots, each held by at most one owner."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._free = list(range(count))[::-1]
+    def __init__(self, slots: range) -> None:
+        self._slots = slots
+        self._free = list(reversed(slots))
+
+    @property
+    def count(self) -> int:
+        """All slots."""
+        return len(self._slots)
 
     @property
     def free(self) -> int:
@@ -36,9 +41,9 @@ class SlotPool:
 
     def check(self, held: Iterable[int]) -> None:
         """Raises CacheError unless the held slots and the free ones are all slots, each once."""
-        every = [*held, *self._free]
-        if sorted(every) != list(range(self.count)):
-            raise CacheError(f"slots held and free are not 0..{self.count - 1}, each once: {sorted(every)}")
+        every = sorted([*held, *self._free])
+        if every != list(self._slots):
+            raise CacheError(f"slots held and free are not {self._slots}, each once: {every}")
 
 
 class PagePool:
@@ -47,7 +52,7 @@ class PagePool:
     def __init__(self, count: int, page_tokens: int) -> None:
         self.count = count
         self.page_tokens = page_tokens
-        self._free = list(range(count))[::-1]
+        self._free = list(reversed(range(count)))
         self._holders = [0] * count
 
     @property

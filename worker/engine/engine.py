@@ -1,12 +1,11 @@
 """Continuous batching: one step after another, each for all sequences that run.
 
-One thread owns an engine. A request's life: `submit` queues it, steps bring its events, it ends with Finished
-or Failed for every sample, or with `cancel` and no further event.
+One thread owns an engine. A request's life: `submit` queues it, steps bring its events (Started first), it
+ends with Finished for every sample, or with one Failed, or with `cancel` and no further event.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,19 +15,25 @@ from torch import Tensor
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.cache import PagePool, SlotPool
 from worker.engine.events import Event, Failed, FailureKind, Finished, Load, Output, Piece, Started, Timings
-from worker.engine.generation import Ban, FinishReason, Limits, Observation, Phase
+from worker.engine.generation import Ban, FinishReason, Limits, Observation, Phase, TokenRun
 from worker.engine.meter import Meter
 from worker.engine.prefix import PrefixCache
 from worker.engine.runner import Runner
-from worker.engine.sampling import Choice, Draw, choose
-from worker.engine.scheduler import Scheduler, SchedulerSettings
+from worker.engine.sampling import Choice, Draw, Sampling, choose
+from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Request, Sequence
 from worker.engine.text import silent_tokens
 from worker.model.chat import Chat
 
 
 class RefusedError(Exception):
-    """A request was not taken; nothing of it remains. The message holds the numbers."""
+    """A request was not taken; nothing of it remains. The message holds the numbers, and so does `numbers`
+    by name.
+    """
+
+    def __init__(self, message: str, **numbers: int) -> None:
+        super().__init__(message)
+        self.numbers = numbers
 
 
 class TooLargeError(RefusedError):
@@ -47,20 +52,20 @@ class DuplicateError(RefusedError):
 class EngineSettings:
     """Sizes of an engine.
 
-    slots: sequences that run together. pages, page_tokens: pool of keys and values. step_tokens,
-    idle_step_tokens: tokens of a step while something decodes, and while nothing does. queue: requests that
-    may wait. prefix_cache: whether to keep checkpoints of shared prompts. max_sequence_tokens: of one
-    sequence, prompt and output.
+    slots: sequences that run together. checkpoints: states of shared prompts that are kept; 0 for none.
+    pages, page_tokens: pool of keys and values. step_tokens, idle_step_tokens: prefill tokens of a step while
+    something decodes, and while nothing does; at least a chunk of the scan is computed. queue: requests that
+    may wait. max_sequence_tokens: of one sequence, prompt and output.
     """
 
     slots: int
+    checkpoints: int
     pages: int
     page_tokens: int
     step_tokens: int
     idle_step_tokens: int
     queue: int
     max_sequence_tokens: int
-    prefix_cache: bool = True
 
 
 class Engine:
@@ -69,56 +74,100 @@ class Engine:
     def __init__(
         self, runner: Runner, chat: Chat, settings: EngineSettings, clock: Callable[[], float]
     ) -> None:
-        """clock: monotonic, in seconds."""
+        """runner: its pools hold slots + checkpoints, and the pages. clock: monotonic, in seconds."""
         self.settings = settings
         self._runner, self._chat, self._clock = runner, chat, clock
-        self._slots = SlotPool(settings.slots)
+        config, device, pools = runner.network.config, runner.network.device, runner.pools
+        everything = settings.slots + settings.checkpoints
+        self._slots = SlotPool(range(settings.slots))
         self._pages = PagePool(settings.pages, settings.page_tokens)
-        chunk, vocabulary = runner.network.config.chunk_size, runner.network.config.vocab_size
         self._prefixes = PrefixCache(
-            alignment=math.lcm(chunk, settings.page_tokens) if settings.prefix_cache else None,
-            slot_bytes=runner.pools.slot_bytes,
-            page_bytes=runner.pools.page_bytes,
+            SlotPool(range(settings.slots, everything)), self._pages, pools, config.chunk_size
         )
         self._scheduler = Scheduler(
-            SchedulerSettings(settings.step_tokens, settings.idle_step_tokens, chunk, settings.queue),
             self._slots,
             self._pages,
             self._prefixes,
-            runner.pools,
+            pools,
+            chunk=config.chunk_size,
+            step_tokens=settings.step_tokens,
+            idle_step_tokens=settings.idle_step_tokens,
         )
         self._requests: dict[str, list[Sequence]] = {}
         """The unfinished samples of each request."""
+        self._forked: list[Sequence] = []
+        """Since the last step."""
         self._meter = Meter()
-        self._outbox: list[Event] = []
-        """Events of requests that were over when they came."""
         # Ids beyond the tokenizer's are padding of the vocabulary: they stand for nothing.
-        self._token_bytes = [*chat.token_bytes, *[b""] * (vocabulary - len(chat.token_bytes))]
-        device = runner.network.device
-        ends = [i for i in sorted(chat.end_ids) if i < vocabulary]
+        padding = config.vocab_size - len(chat.token_bytes)
+        self._token_bytes = [*chat.token_bytes, *[b""] * padding]
+        ends = [i for i in sorted(chat.end_ids) if i < config.vocab_size]
         silent = silent_tokens(self._token_bytes, chat.special_ids | chat.end_ids)
-        self._banned: dict[Ban, Tensor | None] = {
-            Ban.NONE: None,
-            Ban.END_OF_TEXT: torch.tensor(ends, device=device),
-            Ban.SILENT: torch.tensor(sorted(silent), device=device),
+        self._banned = {
+            Ban.END_OF_TEXT: torch.tensor(ends, dtype=torch.long, device=device),
+            Ban.SILENT: torch.tensor(sorted(silent), dtype=torch.long, device=device),
         }
 
     def submit(self, request: Request) -> None:
-        """Queues a request. Raises RefusedError, or ValueError for limits that leave no room for an answer
-        and for tokens to resume from that no engine makes.
+        """Queues a request. Raises RefusedError, or ValueError for limits that leave no room for an answer,
+        for tokens that the model does not have, and for tokens to resume from that no engine makes.
         """
         if request.request_id in self._requests:
             raise DuplicateError(f"request {request.request_id!r} is running already")
-        self._check_size(request)
-        if len(self._scheduler.waiting) >= self.settings.queue:
-            raise QueueFullError(f"{len(self._scheduler.waiting)} requests wait already")
-        group = [self._sequence(request, sample) for sample in range(request.samples)]
-        for sample in group[1:]:
-            sample.fork_of = group[0]
-        self._requests[request.request_id] = list(group)
-        self._scheduler.add(group)
-        if request.resume:
-            self._outbox += self._catch_up(group[0], self._clock())
+        self._check(request)
+        waiting = len(self._scheduler.waiting)
+        if waiting >= self.settings.queue:
+            raise QueueFullError(
+                f"{waiting} requests wait, and {self.settings.queue} may",
+                waiting=waiting,
+                queue=self.settings.queue,
+            )
+        samples = [self._sequence(request, sample) for sample in range(request.samples)]
+        self._requests[request.request_id] = samples
+        samples[0].children = samples[1:]
+        self._scheduler.add(samples[0])
+
+    def fork(self, request_id: str, fork_id: str, answer_tokens: int, sampling: Sampling) -> bool:
+        """Probes for the answer of a request that reasons: a copy of it stops to reason now, and answers.
+
+        The copy runs as request `fork_id` in the same batch, with at most `answer_tokens` of answer; it
+        shares what is computed, and its reasoning tokens are those of the original. Returns False, and
+        nothing happens, when the request does not reason right now or there is no room at once: a probe never
+        waits. Raises DuplicateError or TooLargeError.
+        """
+        if fork_id in self._requests:
+            raise DuplicateError(f"request {fork_id!r} is running already")
+        parent, *_ = self._requests.get(request_id, [None])
+        if parent is None or parent.slot is None or parent.prefilling:
+            return False
+        machine, original = parent.machine, parent.request
+        used = machine.reasoning_tokens
+        if machine.phase is not Phase.REASONING or not used:
+            return False
+        limits = Limits(
+            reasoning_tokens=used,
+            grace_tokens=0,
+            max_output_tokens=used + original.closing.longest + answer_tokens,
+            answer_tokens=answer_tokens,
+        )
+        reasoning = TokenRun(Phase.REASONING, parent.tokens[len(original.prompt.ids) :])
+        request = replace(
+            original,
+            request_id=fork_id,
+            limits=limits,
+            sampling=sampling,
+            received_s=self._clock(),
+            samples=1,
+            resume=(reasoning,),
+        )
+        self._check(request)
+        child = self._sequence(request, 0)
+        child.started_s = request.received_s
+        if not self._scheduler.fork(parent, child):
+            return False
+        self._requests[fork_id] = [child]
+        self._forked.append(child)
+        return True
 
     def cancel(self, request_id: str) -> None:
         """Ends a request at once and frees what it holds. An unknown one is over already."""
@@ -128,7 +177,11 @@ class Engine:
     def adjust(
         self, request_id: str, reasoning_tokens: int | None, reason_until_s: float | None
     ) -> Limits | None:
-        """Changes a running request's limits; returns its first sample's in force, None if it is over."""
+        """Changes a running request's limits; returns its first sample's in force, None if it is over.
+
+        See `BudgetMachine.adjust`: what was reserved at admission bounds a budget from above. A time limit
+        strikes when a token is sampled, and when a sequence is admitted.
+        """
         found = self._requests.get(request_id)
         if not found:
             return None
@@ -147,11 +200,11 @@ class Engine:
     def load(self) -> Load:
         """How busy the engine is."""
         return Load(
-            running=len(self._scheduler.running),
+            running=self._scheduler.running,
             waiting=len(self._scheduler.waiting),
             backlog_tokens=self._scheduler.backlog_tokens,
             free_slots=self._slots.free,
-            free_pages=self._pages.free,
+            free_pages=self._pages.free + self._prefixes.evictable_pages,
             step_s=self._meter.step_s,
             tokens_per_s=self._meter.tokens_per_s(self._clock()),
         )
@@ -164,46 +217,57 @@ class Engine:
     def step(self) -> list[Event]:
         """Computes one step. A failure of the device is raised, and leaves the engine unusable."""
         began_s = self._clock()
-        events, self._outbox = self._outbox, []
-        plan = self._scheduler.plan(began_s)
-        events += [_started(s, began_s) for s in plan.admitted if not s.preemptions and not s.sample]
-        if not plan.works:
+        events: list[Event] = []
+        forked, self._forked = self._forked, []
+        for sequence in (*forked, *self._scheduler.admit(began_s)):
+            events += self._begin(sequence, began_s)
+        plan = self._scheduler.plan()
+        if not plan.decodes and not plan.pieces:
             return events
-        works, logits = self._runner.run(plan.works)
-        ready: list[tuple[Sequence, int]] = []
-        for row, work in enumerate(works):
-            sequence = work.sequence
-            sequence.computed += work.count
-            if sequence.computed == sequence.checkpoint:
-                self._scheduler.keep_prefix(sequence)
-            if not sequence.pending:
-                ready.append((sequence, row))
-                ready += [(child, row) for child in self._fork_samples(sequence)]
-        choices = self._choose(logits, ready) if ready else []
+        logits = self._runner.run(plan)
+        ready = self._scheduler.advance(plan)
+        choices = self._choose(logits, ready)
         now_s = self._clock()
-        for (sequence, _), choice in zip(ready, choices, strict=True):
+        for (_, sequence), choice in zip(ready, choices, strict=True):
             sequence.decode_steps += 1
             sequence.decode_partners += len(ready)
-            events += self._advance(sequence, choice, now_s)
-        self._meter.record(began_s, now_s, len(ready), all(work.count == 1 for work in works))
+            events += self._observe(sequence, choice, now_s)
+        self._meter.record(began_s, now_s, len(ready), decoding=not plan.pieces)
         return events
 
     # A request's beginning.
 
-    def _check_size(self, request: Request) -> None:
-        settings, tokens = self.settings, request.max_tokens
+    def _check(self, request: Request) -> None:
+        settings, tokens, prompt_tokens = self.settings, request.max_tokens, len(request.prompt.ids)
         if tokens > settings.max_sequence_tokens:
             raise TooLargeError(
-                f"prompt {len(request.prompt.ids)} + output {request.limits.max_output_tokens}"
-                f" = {tokens} tokens exceed the {settings.max_sequence_tokens} of a sequence"
+                f"prompt {prompt_tokens} + output {request.limits.max_output_tokens}"
+                f" = {tokens} tokens exceed the {settings.max_sequence_tokens} of a sequence",
+                prompt_tokens=prompt_tokens,
+                max_output_tokens=request.limits.max_output_tokens,
+                max_sequence_tokens=settings.max_sequence_tokens,
             )
-        needed = self._pages.needed(tokens) * request.samples
-        if needed > settings.pages:
-            raise TooLargeError(f"{needed} pages are needed, and there are {settings.pages}")
-        if request.samples > settings.slots:
+        if request.samples < 1 or (request.samples > 1 and request.resume):
+            raise ValueError(f"samples must be at least 1, and 1 to resume: {request.samples}")
+        slots, pages = self._scheduler.slots_and_pages(prompt_tokens, tokens, request.samples)
+        if slots > settings.slots:
             raise TooLargeError(
-                f"{request.samples} samples need as many slots, and there are {settings.slots}"
+                f"{slots} samples need as many slots, and there are {settings.slots}",
+                needed_slots=slots,
+                slots=settings.slots,
             )
+        if pages > settings.pages:
+            raise TooLargeError(
+                f"{pages} pages are needed, and there are {settings.pages}",
+                needed_pages=pages,
+                pages=settings.pages,
+            )
+        vocabulary = range(len(self._token_bytes))
+        for ids in (request.prompt.ids, *(run.token_ids for run in request.resume)):
+            if ids and not (min(ids) in vocabulary and max(ids) in vocabulary):
+                raise ValueError(f"token ids must be below {len(vocabulary)}: {min(ids)} to {max(ids)}")
+        if not request.prompt.ids:
+            raise ValueError("a prompt must have a token")
 
     def _sequence(self, request: Request, sample: int) -> Sequence:
         text_format = TextFormat(self._token_bytes, self._chat.end_ids, request.closing)
@@ -212,53 +276,58 @@ class Engine:
         sampling = replace(request.sampling, seed=request.sampling.seed + sample)
         return Sequence(request, sample, machine, sampling, [*request.prompt.ids, *generated])
 
-    def _catch_up(self, sequence: Sequence, now_s: float) -> list[Event]:
-        """What follows at once for a resumed sequence: it may be over, or a limit may be due."""
-        machine = sequence.machine
-        if machine.finish_reason is not None:
-            return [self._finish(sequence, machine.finish_reason, now_s)]
-        return self._observed(sequence, machine.check(now_s), None, now_s)
+    def _begin(self, sequence: Sequence, now_s: float) -> list[Event]:
+        """What follows from a sequence's admission: one that is resumed may be over, a limit may be due."""
+        if sequence.slot is None:  # forked, and cancelled before this step
+            return []
+        events: list[Event] = [] if sequence.preemptions else [_started(sequence, now_s)]
+        for sample in (sequence, *sequence.children):
+            events += self._observe(sample, None, now_s)
+        return events
 
     # A sequence's next token.
 
-    def _fork_samples(self, parent: Sequence) -> list[Sequence]:
-        """Lets the other samples of a request go on from the prompt that its first one has computed."""
-        if parent.request.samples == 1:
+    def _choose(self, logits: Tensor, ready: list[tuple[int, Sequence]]) -> list[Choice]:
+        if not ready:
             return []
-        children = [s for s in self._requests[parent.request.request_id] if s.fork_of is parent]
-        for child in children:
-            self._scheduler.fork(parent, child)
-        return children
-
-    def _choose(self, logits: Tensor, ready: list[tuple[Sequence, int]]) -> list[Choice]:
-        rows = [row for _, row in ready]
+        rows = [row for row, _ in ready]
         if rows != list(range(len(logits))):
             logits = logits[rows]
-        return choose(logits, [self._draw(sequence) for sequence, _ in ready])
+        return choose(logits, [self._draw(sequence) for _, sequence in ready])
 
     def _draw(self, sequence: Sequence) -> Draw:
+        seen = None
         if sequence.sampling.repetition_penalty != 1.0:
-            sequence.see(self._runner.network.config.vocab_size, self._runner.network.device)
-        banned = self._banned[sequence.machine.ban]
-        return Draw(sequence.sampling, len(sequence.tokens), banned, sequence.seen)
+            seen = sequence.see(self._runner.network.config.vocab_size, self._runner.network.device)
+        return Draw(sequence.sampling, len(sequence.tokens), self._banned.get(sequence.machine.ban), seen)
 
-    def _advance(self, sequence: Sequence, choice: Choice, now_s: float) -> list[Event]:
-        """Takes the chosen token into the sequence. What goes wrong here is this request's own failure."""
+    def _observe(self, sequence: Sequence, choice: Choice | None, now_s: float) -> list[Event]:
+        """Takes the token chosen for a sequence; without one, lets limits strike that are due.
+
+        What goes wrong here is this request's own failure.
+        """
+        if sequence.slot is None:  # ended meanwhile, by the failure of another sample
+            return []
+        machine = sequence.machine
         try:
-            observation = sequence.machine.observe(choice.token_id, now_s)
-            return self._observed(sequence, observation, choice, now_s)
+            if choice is not None:
+                return self._follow(sequence, machine.observe(choice.token_id, now_s), choice, now_s)
+            if machine.finish_reason is not None:
+                return [self._finish(sequence, machine.finish_reason, now_s)]
+            return self._follow(sequence, machine.check(now_s), None, now_s)
         except Exception as error:  # the boundary between one request and all others
             request_id = sequence.request.request_id
             self.cancel(request_id)
             return [Failed(request_id, FailureKind.REQUEST, f"{type(error).__name__}: {error}")]
 
-    def _observed(
+    def _follow(
         self, sequence: Sequence, observation: Observation, choice: Choice | None, now_s: float
     ) -> list[Event]:
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now_s
+        """Does what an observation says."""
         pieces = [Piece(phase, (), text) for phase, text in observation.text]
-        if observation.phase is not None and choice is not None:
+        if choice is not None and sequence.first_token_s is None:
+            sequence.first_token_s = now_s
+        if choice is not None and observation.phase is not None:
             sequence.tokens.append(choice.token_id)
             logprobs = () if choice.logprobs is None else (choice.logprobs,)
             # The token belongs to its own phase, also when it completes text of the next.

@@ -1,9 +1,8 @@
 """Decides what a step computes: who is admitted, who decodes, whose prompt goes on.
 
-Every running sequence has tokens pending (at least one). Those with few (a sampled token, a forced closing
-text) are
-fed whole in every step: a decode never waits for a prompt. What the step's token budget leaves goes to long
-pending parts (prompts, recomputation), most urgent first, in pieces that end where a chunk of the scan ends.
+A running sequence first *prefills*: its prompt, or what a preemption made it lose, is computed in pieces that
+share a budget of tokens per step, most urgent first. Then it *decodes*: what it has pending (the token
+sampled last, or a forced closing text) is fed whole in every step, so that no decode ever waits for a prompt.
 """
 
 from __future__ import annotations
@@ -12,30 +11,15 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from worker.engine.cache import PagePool, SlotPool
-from worker.engine.prefix import Key, PrefixCache
+from worker.engine.cache import CacheError, PagePool, SlotPool
+from worker.engine.prefix import Checkpoint, PrefixCache
 from worker.engine.sequence import Sequence
 from worker.model.pools import Pools
 
-# Pending tokens up to this many are fed whole, whatever the budget: a closing text is about 5.
-_FED_WHOLE = 16
-
 
 @dataclass(frozen=True, slots=True)
-class SchedulerSettings:
-    """step_tokens: tokens of a step while something decodes. idle_step_tokens: while nothing does. chunk:
-    chunk length of the scan. queue: requests that may wait.
-    """
-
-    step_tokens: int
-    idle_step_tokens: int
-    chunk: int
-    queue: int
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A sequence's part in a step: its next `count` pending tokens."""
+class Piece:
+    """A sequence's next `count` pending tokens."""
 
     sequence: Sequence
     count: int
@@ -43,198 +27,283 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a step computes, and the sequences that it admitted."""
+    """What a step computes: the one pending token of each of `decodes`, and `pieces`."""
 
-    works: list[Work]
-    admitted: list[Sequence]
+    decodes: list[Sequence]
+    pieces: list[Piece]
 
 
 class Scheduler:
-    """Owns the queue, the running sequences, and who holds which slot and pages."""
+    """Owns the queue, the running sequences, and who of them holds which slot and pages."""
 
     def __init__(
         self,
-        settings: SchedulerSettings,
         slots: SlotPool,
         pages: PagePool,
         prefixes: PrefixCache,
         pools: Pools,
+        *,
+        chunk: int,
+        step_tokens: int,
+        idle_step_tokens: int,
     ) -> None:
-        self.settings = settings
-        self._slots, self._pages, self._prefixes, self._pools = slots, pages, prefixes, pools
-        self.waiting: list[list[Sequence]] = []
-        """Groups of samples of one request, most urgent first. A preempted sequence is a group of its own."""
-        self.running: list[Sequence] = []
-        """In order of admission."""
-
-    def add(self, group: list[Sequence]) -> None:
-        """Queues the samples of a request."""
-        insort(self.waiting, group, key=_urgency)
-
-    def plan(self, now_s: float) -> Plan:
-        """Admits whom it can, then fills a step. Without works only when nothing runs."""
-        admitted = self._admit(now_s)
-        ready = [s for s in self.running if s.fork_of is None]
-        works = [Work(s, s.pending) for s in ready if s.pending <= _FED_WHOLE and not s.checkpoint]
-        settings = self.settings
-        budget = settings.step_tokens if works else settings.idle_step_tokens
-        budget -= sum(work.count for work in works)
-        long = sorted(
-            (s for s in ready if s.pending > _FED_WHOLE or s.checkpoint), key=lambda s: s.request.urgency
-        )
-        for sequence in long:
-            count = self._piece(sequence, budget)
-            if count:
-                works.append(Work(sequence, count))
-                budget -= count
-        return Plan(works, admitted)
-
-    def _piece(self, sequence: Sequence, budget: int) -> int:
-        """How many pending tokens fit the budget, so that the piece ends with a chunk, a checkpoint or the
-        last of them.
+        """chunk: of the scan. step_tokens, idle_step_tokens: prefill tokens of a step while something
+        decodes, and while nothing does. A chunk is the least that is computed, so that prefill never stalls.
         """
-        end = sequence.checkpoint or len(sequence.tokens)
-        if end - sequence.computed <= budget:
-            return end - sequence.computed
-        reach = sequence.computed + max(budget, 0)
-        return max(reach - reach % self.settings.chunk - sequence.computed, 0)
+        self._slots, self._pages, self._prefixes, self._pools = slots, pages, prefixes, pools
+        self._chunk = chunk
+        self._step_tokens, self._idle_step_tokens = max(chunk, step_tokens), max(chunk, idle_step_tokens)
+        self.waiting: list[Sequence] = []
+        """Most urgent first: first samples with their children, and preempted sequences."""
+        self._waiting_tokens = 0
+        self._prefilling: list[Sequence] = []
+        """Most urgent first."""
+        self._decoding: list[Sequence] = []
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a slot."""
+        return self._slots.count - self._slots.free
+
+    @property
+    def backlog_tokens(self) -> int:
+        """Tokens to prefill, of all that runs or waits."""
+        return self._waiting_tokens + sum(s.pending for s in self._prefilling)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence and its children. It must fit the empty engine: see `slots_and_pages`."""
+        sequence.prefix = self._prefixes.key(sequence.request.prompt)
+        self._enqueue(sequence)
+
+    def slots_and_pages(self, prompt_tokens: int, max_tokens: int, samples: int) -> tuple[int, int]:
+        """What a request holds while it runs: pages that its prompt fills are shared by its samples."""
+        shared = prompt_tokens // self._pages.page_tokens
+        return samples, shared + samples * (self._pages.needed(max_tokens) - shared)
+
+    def admit(self, now_s: float) -> list[Sequence]:
+        """Starts waiting sequences in order, and returns them.
+
+        The first that does not fit holds up those behind it: small requests never starve a large one.
+        """
+        admitted: list[Sequence] = []
+        while self.waiting:
+            sequence = self.waiting[0]
+            entry = self._prefixes.find(sequence.prefix)
+            if not self._make_room(sequence, entry):
+                break
+            self._dequeue(sequence)
+            self._start(sequence, entry, now_s)
+            admitted.append(sequence)
+        return admitted
+
+    def plan(self) -> Plan:
+        """Fills a step. It is empty only when nothing runs."""
+        decodes: list[Sequence] = []
+        pieces: list[Piece] = []
+        for sequence in self._decoding:
+            pending = sequence.pending
+            if pending == 1:
+                decodes.append(sequence)
+            else:
+                pieces.append(Piece(sequence, pending))
+        budget = self._step_tokens if self._decoding else self._idle_step_tokens
+        for sequence in self._prefilling:
+            count = self._next_piece(sequence, budget)
+            if count:
+                pieces.append(Piece(sequence, count))
+                budget -= count
+        return Plan(decodes, pieces)
+
+    def advance(self, plan: Plan) -> list[tuple[int, Sequence]]:
+        """Notes that a plan was computed.
+
+        Returns the sequences whose next token can be sampled, each with its row in the plan (decodes, then
+        pieces). Children of a prompt that is complete are forked, and stand beside it.
+        """
+        for sequence in plan.decodes:
+            sequence.computed += 1
+        ready = list(enumerate(plan.decodes))
+        for row, piece in enumerate(plan.pieces, start=len(ready)):
+            sequence = piece.sequence
+            sequence.computed += piece.count
+            if sequence.computed == sequence.checkpoint:
+                self._keep_prefix(sequence)
+            if sequence.pending:
+                continue
+            ready.append((row, sequence))
+            if sequence.prefilling:
+                ready += [(row, child) for child in self._start_decoding(sequence)]
+        return ready
 
     def finish(self, sequence: Sequence) -> None:
-        """Removes a running or waiting sequence and frees what it holds."""
-        if sequence.slot is None:
-            for group in self.waiting:
-                if sequence in group:
-                    group.remove(sequence)
-            self.waiting = [group for group in self.waiting if group]
-            return
-        self.running.remove(sequence)
-        self._release(sequence)
+        """Removes a sequence and frees what it holds; its children go with it."""
+        if sequence.slot is not None:
+            self._stop(sequence)
+        elif sequence in self.waiting:
+            self._dequeue(sequence)
 
-    def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Makes a running child that holds a slot of its own go on from where its parent is.
+    def fork(self, parent: Sequence, child: Sequence) -> bool:
+        """Makes `child`, which has the tokens of `parent` and perhaps more, decode from where `parent` is.
 
-        The child gets a copy of the state; full pages are shared, the page being written is copied. Of the
-        pages that the child holds already, those that sharing makes needless are freed.
+        False, and nothing changes, where it does not find room at once.
+        """
+        assert not parent.prefilling
+        full = parent.computed // self._pages.page_tokens
+        own = self._pages.needed(child.request.max_tokens) - full
+        if not self._slots.free or self._pages.free < own:
+            return False
+        child.slot, child.pages, child.prefix = self._slots.take(), self._pages.take(own), parent.prefix
+        self._copy(parent, child)
+        return True
+
+    def check_integrity(self) -> None:
+        """Raises CacheError unless every slot, page and waiting token is accounted for."""
+        running = list(self._running())
+        self._slots.check(s.slot for s in running if s.slot is not None)
+        self._prefixes.check()
+        self._pages.check([*(s.pages for s in running), *(e.pages for e in self._prefixes)])
+        tokens = sum(s.pending for s in self.waiting)
+        if tokens != self._waiting_tokens:
+            raise CacheError(f"{tokens} tokens wait, but {self._waiting_tokens} are counted")
+
+    def _running(self) -> Iterator[Sequence]:
+        for sequence in (*self._prefilling, *self._decoding):
+            yield sequence
+            yield from sequence.children
+
+    # The queue.
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_urgency)
+        self._waiting_tokens += sequence.pending
+
+    def _dequeue(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self._waiting_tokens -= sequence.pending
+
+    # Room.
+
+    def _make_room(self, sequence: Sequence, entry: Checkpoint | None) -> bool:
+        """Frees slots and pages for a waiting sequence: by evicting checkpoints but `entry`, its own, and by
+        preempting sequences of lower classes, the least urgent first. Changes nothing where that is in vain.
+        """
+        request = sequence.request
+        samples = 1 + len(sequence.children)
+        slots, pages = self.slots_and_pages(len(request.prompt.ids), request.max_tokens, samples)
+        if entry is not None:
+            pages -= len(entry.pages)
+        if self._slots.free >= slots and self._pages.free >= pages:
+            return True
+        victims = sorted(
+            (s for s in (*self._prefilling, *self._decoding) if s.request.priority > request.priority),
+            key=_urgency,
+        )
+        if not self._would_fit(slots, pages, victims, entry):
+            return False
+        while self._slots.free < slots or self._pages.free < pages:
+            if self._pages.free >= pages or not self._prefixes.evict(spare=entry):
+                self._preempt(victims.pop())
+        return True
+
+    def _would_fit(self, slots: int, pages: int, victims: list[Sequence], entry: Checkpoint | None) -> bool:
+        """Whether there is room once all victims and all checkpoints but `entry` are gone."""
+        if self._slots.free + sum(1 + len(s.children) for s in victims) < slots:
+            return False
+        if not victims and self._pages.free + self._prefixes.evictable_pages < pages:
+            return False
+        gone = {s for victim in victims for s in (victim, *victim.children)}
+        kept = {page for s in self._running() if s not in gone for page in s.pages}
+        if entry is not None:
+            kept.update(entry.pages)
+        return self._pages.count - len(kept) >= pages
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Sends a sequence back to the queue; all of its tokens will be computed again."""
+        self._stop(sequence)
+        sequence.prefilling = True
+        sequence.computed = sequence.checkpoint = 0
+        sequence.preemptions += 1
+        self._enqueue(sequence)
+
+    # Starting, forking, stopping.
+
+    def _start(self, sequence: Sequence, entry: Checkpoint | None, now_s: float) -> None:
+        sequence.slot = self._slots.take()
+        if entry is not None:
+            sequence.pages = self._prefixes.use(entry, sequence.slot)
+            sequence.computed = entry.tokens
+        else:
+            self._pools.clear_slot(sequence.slot)
+        request = sequence.request
+        sequence.pages += self._pages.take(self._pages.needed(request.max_tokens) - len(sequence.pages))
+        shared = len(request.prompt.ids) // self._pages.page_tokens
+        for child in sequence.children:
+            child.slot = self._slots.take()
+            child.pages = self._pages.take(self._pages.needed(request.max_tokens) - shared)
+        if not sequence.preemptions:
+            for sample in (sequence, *sequence.children):
+                sample.started_s = now_s
+                sample.cached_tokens = sequence.computed
+            if entry is None and self._prefixes.sighted_before(sequence.prefix):
+                sequence.checkpoint = len(sequence.prefix)
+        insort(self._prefilling, sequence, key=_urgency)
+
+    def _start_decoding(self, sequence: Sequence) -> list[Sequence]:
+        """Moves on a sequence whose pending tokens are computed; returns its children, now forked."""
+        self._prefilling.remove(sequence)
+        self._decoding.append(sequence)
+        sequence.prefilling = False
+        children, sequence.children = sequence.children, []
+        for child in children:
+            self._copy(sequence, child)
+        return children
+
+    def _copy(self, parent: Sequence, child: Sequence) -> None:
+        """Gives a child, which holds a slot and its own last pages, the parent's state and tokens so far.
+
+        The pages that it has no own for are full and shared; what the parent has behind them is copied.
         """
         assert parent.slot is not None
         assert child.slot is not None
         self._pools.copy_slot(parent.slot, child.slot)
-        full, partial = divmod(parent.computed, self._pages.page_tokens)
-        self._pages.give(child.pages[:full])
-        self._pages.share(parent.pages[:full])
-        child.pages[:full] = parent.pages[:full]
-        if partial:
-            self._pools.copy_page(parent.pages[full], child.pages[full])
+        shared = self._pages.needed(child.request.max_tokens) - len(child.pages)
+        written = self._pages.needed(parent.computed)
+        for source, target in zip(parent.pages[shared:written], child.pages, strict=False):
+            self._pools.copy_page(source, target)
+        self._pages.share(parent.pages[:shared])
+        child.pages = parent.pages[:shared] + child.pages
         child.computed = parent.computed
-        child.fork_of = None
+        child.prefilling = False
+        self._decoding.append(child)
 
-    def keep_prefix(self, sequence: Sequence) -> None:
-        """Keeps a checkpoint of a sequence that stands exactly at its wanted place, if a slot is to be
-        had.
+    def _stop(self, sequence: Sequence) -> None:
+        """Takes a running sequence and its children out of the batch and frees what they hold."""
+        (self._prefilling if sequence.prefilling else self._decoding).remove(sequence)
+        for sample in (sequence, *sequence.children):
+            assert sample.slot is not None
+            self._slots.give(sample.slot)
+            self._pages.give(sample.pages)
+            sample.slot, sample.pages = None, []
+
+    # Prefill.
+
+    def _next_piece(self, sequence: Sequence, budget: int) -> int:
+        """How many pending tokens fit the budget, so that they end with a chunk, at the checkpoint, or with
+        the last of them.
         """
+        end = sequence.checkpoint or len(sequence.tokens)
+        reach = sequence.computed + budget
+        if reach < end:
+            # Results do not depend on how a prompt was cut.
+            end = reach - reach % self._chunk
+        return max(end - sequence.computed, 0)
+
+    def _keep_prefix(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        assert sequence.computed == sequence.checkpoint
-        key: Key = tuple(sequence.tokens[: sequence.checkpoint])
         sequence.checkpoint = 0
-        if not self._slots.free:
-            return
-        slot = self._slots.take()
-        self._pools.copy_slot(sequence.slot, slot)
-        pages = sequence.pages[: len(key) // self._pages.page_tokens]
-        self._pages.share(pages)
-        self._prefixes.add(key, slot, pages)
-
-    def check_integrity(self) -> None:
-        """Raises CacheError unless every slot and page is accounted for."""
-        own = [s.slot for s in self.running if s.slot is not None]
-        self._slots.check([*own, *(e.slot for e in self._prefixes)])
-        self._pages.check([*(s.pages for s in self.running), *(e.pages for e in self._prefixes)])
-
-    def _sequences(self) -> Iterator[Sequence]:
-        yield from self.running
-        for group in self.waiting:
-            yield from group
-
-    @property
-    def backlog_tokens(self) -> int:
-        """Pending tokens of all that runs or waits, but for the one that each decode has."""
-        return sum(s.pending - 1 for s in self._sequences() if s.fork_of is None)
-
-    def _admit(self, now_s: float) -> list[Sequence]:
-        """Admits waiting groups in order; the first that does not fit holds up those behind it."""
-        admitted: list[Sequence] = []
-        while self.waiting and self._make_room(self.waiting[0]):
-            for sequence in self.waiting.pop(0):
-                self._start(sequence, now_s)
-                admitted.append(sequence)
-        return admitted
-
-    def _make_room(self, group: list[Sequence]) -> bool:
-        """Frees slots and pages for a group, by evicting checkpoints and preempting what is less important.
-
-        The group's own checkpoint would be lost with the others: what it saves is little where room is that
-        scarce.
-        """
-        slots = len(group)
-        pages = sum(self._pages.needed(s.request.max_tokens) for s in group)
-        while self._slots.free < slots or self._pages.free < pages:
-            entry = self._prefixes.pop_least_worth()
-            if entry is not None:
-                self._slots.give(entry.slot)
-                self._pages.give(entry.pages)
-                continue
-            victim = self._victim(group[0].request.priority)
-            if victim is None:
-                return False
-            self._preempt(victim)
-        return True
-
-    def _victim(self, priority: int) -> Sequence | None:
-        """The least urgent sequence of a lower priority class; samples that wait for their fork are
-        spared.
-        """
-        parents = {id(s.fork_of) for s in self.running if s.fork_of is not None}
-        lower = [
-            s
-            for s in self.running
-            if s.request.priority > priority and s.fork_of is None and id(s) not in parents
-        ]
-        return max(lower, key=lambda s: s.request.urgency, default=None)
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Sends a sequence back to the queue; all of its tokens will be computed again."""
-        self.running.remove(sequence)
-        self._release(sequence)
-        sequence.computed = sequence.checkpoint = 0
-        sequence.preemptions += 1
-        self.add([sequence])
-
-    def _start(self, sequence: Sequence, now_s: float) -> None:
-        sequence.slot = self._slots.take()
-        self._pools.clear_slot(sequence.slot)
-        request = sequence.request
-        needed = self._pages.needed(request.max_tokens)
-        if sequence.fork_of is None:
-            key = self._prefixes.key(request.prompt.ids, request.prompt.shared)
-            entry = self._prefixes.find(key)
-            if entry is not None:
-                self._pools.copy_slot(entry.slot, sequence.slot)
-                self._pages.share(entry.pages)
-                sequence.pages = list(entry.pages)
-                sequence.computed = sequence.cached_tokens = entry.tokens
-            elif self._prefixes.wants(key):
-                sequence.checkpoint = len(key)
-        sequence.pages += self._pages.take(needed - len(sequence.pages))
-        if sequence.started_s is None:
-            sequence.started_s = now_s
-        self.running.append(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self._slots.give(sequence.slot)
-        self._pages.give(sequence.pages)
-        sequence.slot, sequence.pages = None, []
+        pages = sequence.pages[: len(sequence.prefix) // self._pages.page_tokens]
+        self._prefixes.keep(sequence.prefix, sequence.slot, pages)
 
 
-def _urgency(group: list[Sequence]) -> tuple[int, float, float]:
-    return group[0].request.urgency
+def _urgency(sequence: Sequence) -> tuple[int, float, float]:
+    return sequence.request.urgency

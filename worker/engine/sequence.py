@@ -1,4 +1,4 @@
-"""A request, and the sequence that it becomes."""
+"""A request, and the sequences that it becomes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.engine.budget import BudgetMachine
 from worker.engine.closing import Closing
 from worker.engine.generation import Limits, TokenRun
+from worker.engine.prefix import Key
 from worker.engine.sampling import Sampling
 from worker.model.chat import Prompt
 
@@ -49,13 +50,16 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One sample of a request. Its owner is the engine.
+    """One sample of a request: what the engine has of it, and below what the scheduler has.
 
-    tokens: the prompt and what was generated. computed: how many of them are in the state slot and the pages;
-    the rest are pending, and when none is, the next is sampled. slot, pages: held while it runs, else None
-    and empty. fork_of: the first sample, from which this one is forked when its prompt is computed.
-    checkpoint: length of the prompt's part of which a prefix checkpoint is wanted; 0 for none. seen [vocab]:
-    which tokens it has, where a repetition penalty asks for it. Times are on the engine's clock.
+    tokens: the prompt and what was generated. seen [vocab]: which tokens it has, where a repetition penalty
+    asks for it. Times are on the engine's clock.
+
+    computed: how many tokens are in the state slot and the pages; the rest are pending, and when none is, the
+    next is sampled. slot, pages: held while it runs, else None and empty. children: samples of the same
+    request that wait to be forked from this one when its prompt is computed. prefilling: its pending tokens
+    are a prompt, or what is computed again after a preemption. prefix: the part of its prompt that a
+    checkpoint may cover. checkpoint: where one is to be made; 0 for nowhere.
     """
 
     request: Request
@@ -63,34 +67,33 @@ class Sequence:
     machine: BudgetMachine
     sampling: Sampling
     tokens: list[int]
-    computed: int = 0
-    slot: int | None = None
-    pages: list[int] = field(default_factory=list)
-    fork_of: Sequence | None = None
-    checkpoint: int = 0
     cached_tokens: int = 0
     started_s: float | None = None
     first_token_s: float | None = None
     first_answer_s: float | None = None
     decode_steps: int = 0
     decode_partners: int = 0
-    preemptions: int = 0
     seen: Tensor | None = None
     _seen_tokens: int = 0
 
+    computed: int = 0
+    slot: int | None = None
+    pages: list[int] = field(default_factory=list)
+    children: list[Sequence] = field(default_factory=list)
+    prefilling: bool = True
+    prefix: Key = ()
+    checkpoint: int = 0
+    preemptions: int = 0
+
     @property
     def pending(self) -> int:
-        """Tokens that must be fed before the next one can be sampled. At least 1 while it runs."""
+        """Tokens that must be fed before the next one can be sampled. At least 1 between two steps."""
         return len(self.tokens) - self.computed
 
-    @property
-    def prefilling(self) -> bool:
-        """Whether the prompt is not computed yet."""
-        return self.computed < len(self.request.prompt.ids)
-
-    def see(self, vocabulary: int, device: torch.device) -> None:
+    def see(self, vocabulary: int, device: torch.device) -> Tensor:
         """Brings `seen` up to date."""
         if self.seen is None:
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         self.seen[self.tokens[self._seen_tokens :]] = True
         self._seen_tokens = len(self.tokens)
+        return self.seen

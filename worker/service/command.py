@@ -120,7 +120,7 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
         idle_step_tokens=options.idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=options.max_sequence_tokens,
-        prefix_cache=not options.no_prefix_cache,
+        checkpoints=0 if options.no_prefix_cache else EngineOptions().checkpoints,
     )
 
 
