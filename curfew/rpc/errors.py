@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
@@ -108,7 +109,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 handler.request_deserializer,
                 handler.response_serializer,
             )
-        if handler.unary_stream is not None:
+        # The health service's Watch is a coroutine that writes to its context.
+        if inspect.isasyncgenfunction(handler.unary_stream):
             streaming = cast("Streaming[Request, Response]", handler.unary_stream)
 
             async def stream(

@@ -1,0 +1,8 @@
+"""`python -m controller`: runs the SLO service."""
+
+import sys
+
+from controller.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""The controller's command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.policy import Policy, PolicyError, load_policy
+from controller.service.server import Addresses, Controller
+from curfew.rpc.server import on_signals
+
+log = logging.getLogger(__name__)
+
+EXIT_CANNOT_START = 2
+
+_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a controller until SIGTERM or SIGINT. Returns the exit code: 0 after a drain, 2 when it could not
+    start.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        policy = load_policy(options.policy, os.environ)
+    except PolicyError as error:
+        return _cannot_start(str(error))
+    for name in policy.keyless:
+        variable = "CURFEW_KEY_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+        log.warning("tenant %s has no API key, so nobody can call as it; set %s", name, variable)
+    return asyncio.run(_serve(policy, options))
+
+
+async def _serve(policy: Policy, options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    controller = Controller(policy, options.worker, time.monotonic)
+    try:
+        bound = await controller.start(Addresses(options.listen, options.admin))
+    except OSError as error:
+        return _cannot_start(str(error))
+    with on_signals(stop.set):
+        sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
+        sys.stdout.flush()
+        await stop.wait()
+        log.info("draining")
+        await controller.stop(options.grace_s)
+    return 0
+
+
+def _cannot_start(why: str) -> int:
+    sys.stderr.write(f"curfew controller: {why}\n")
+    return EXIT_CANNOT_START
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m controller", description="Holds each tenant's requests to what its policy promises."
+    )
+    parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy file (YAML)")
+    parser.add_argument(
+        "--worker",
+        type=_target,
+        action="append",
+        required=True,
+        metavar="HOST:PORT",
+        help="a worker; may be given several times",
+    )
+    parser.add_argument(
+        "--listen",
+        type=_target,
+        default="127.0.0.1:7200",
+        metavar="HOST:PORT",
+        help="for callers (%(default)s)",
+    )
+    parser.add_argument(
+        "--admin",
+        type=_target,
+        default="127.0.0.1:7201",
+        metavar="HOST:PORT",
+        help="for operators (%(default)s)",
+    )
+    parser.add_argument(
+        "--grace-s",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="time that running requests have to end at SIGTERM (%(default)s)",
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(%(default)s)"
+    )
+    return parser
+
+
+def _target(text: str) -> str:
+    match = _TARGET.fullmatch(text)
+    if match is None or int(match[1]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return seconds

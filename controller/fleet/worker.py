@@ -1,0 +1,132 @@
+"""What is known of one worker: its limits, its load, its speed, and whether it can be chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller import wire
+from controller.planning.speed import DecodeCurve, Load, Observation, SpeedEstimate, SpeedModel
+from curfew.v1 import worker_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker said about itself that plans depend on.
+
+    max_sequence_tokens: prompt and output of one request. slots: sequences that run together.
+    bytes_per_token: of English text.
+    """
+
+    model: str
+    max_sequence_tokens: int
+    slots: int
+    bytes_per_token: float
+
+
+class Worker:
+    """A worker as this controller knows it. Pure state: what it is told arrives through
+    `controller.fleet.link`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.heard_s = 0.0
+        """When it last said anything."""
+        self.healthy = False
+        """Its health service's word."""
+        self._lost = True
+        self._limits: Limits | None = None
+        self._speed_message = worker_pb2.WorkerSpeed()
+        self._speed: SpeedModel | None = None
+        self._load = Load(0, 0, 0, 0)
+        self._sent_requests = 0
+        self._sent_tokens = 0
+
+    @property
+    def available(self) -> bool:
+        """Whether requests may be sent to it."""
+        return self.healthy and not self._lost
+
+    @property
+    def limits(self) -> Limits:
+        """Only of a worker that has been described."""
+        if self._limits is None:
+            raise LookupError(f"worker {self.address} has not been described")
+        return self._limits
+
+    @property
+    def load(self) -> Load:
+        """Its load as last reported, with what was sent since."""
+        load, started = self._load, min(self._sent_requests, self._load.free_slots)
+        return Load(
+            load.running + started,
+            load.waiting + self._sent_requests - started,
+            load.prefill_backlog_tokens + self._sent_tokens,
+            load.free_slots - started,
+        )
+
+    def lose(self) -> None:
+        """Notes that it cannot be reached."""
+        self._lost = True
+
+    def take_description(self, message: worker_pb2.DescribeWorkerResponse, now_s: float) -> None:
+        """Takes its description. What was learnt of its speed stays, unless the description is of another
+        worker.
+
+        Raises ValueError for a description that no plan can be made with; the worker is then lost.
+        """
+        self.heard_s = now_s
+        limits = Limits(
+            message.model,
+            message.limits.max_sequence_tokens,
+            message.limits.slots,
+            message.bytes_per_token,
+        )
+        if self._speed is None or limits != self._limits or message.speed != self._speed_message:
+            self._lost = True
+            self._speed = _speed_model(message)
+            self._limits = limits
+            self._speed_message = message.speed
+        self._lost = False
+        self.take_load(message.load, now_s)
+        self._speed.learn_step(self._load, wire.seconds(message.load.step), now_s)
+
+    def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
+        """Takes its load, which counts what was sent before."""
+        self.heard_s = now_s
+        self._load = Load(
+            message.running, message.waiting, message.prefill_backlog_tokens, message.free_slots
+        )
+        self._sent_requests = 0
+        self._sent_tokens = 0
+
+    def note_sent(self, prompt_tokens: int) -> None:
+        """Counts a request that is being sent, until its next report includes it."""
+        self._sent_requests += 1
+        self._sent_tokens += prompt_tokens
+
+    def learn(self, expected: SpeedEstimate, seen: Observation, now_s: float) -> None:
+        """Learns from a request that ended."""
+        if self._speed is not None:
+            self._speed.learn(expected, seen, now_s)
+
+    def estimate(self, now_s: float) -> SpeedEstimate:
+        """What a request sent now may expect. Only of a worker that has been described."""
+        if self._speed is None:
+            raise LookupError(f"worker {self.address} has not been described")
+        return self._speed.estimate(self.load, now_s)
+
+    def expected_start_s(self) -> float:
+        """What workers are chosen by: until the first step of a request sent now ends."""
+        if self._speed is None:
+            raise LookupError(f"worker {self.address} has not been described")
+        return self._speed.expected_start_s(self.load)
+
+
+def _speed_model(message: worker_pb2.DescribeWorkerResponse) -> SpeedModel:
+    if message.limits.slots < 1 or message.limits.max_sequence_tokens < 1:
+        raise ValueError("it has no slots or no room for a sequence")
+    if message.speed.prefill_tokens_per_s <= 0 or message.bytes_per_token <= 0:
+        raise ValueError("it gives no prefill speed or no bytes per token")
+    points = [(point.batch_size, wire.seconds(point.step)) for point in message.speed.decode]
+    return SpeedModel(DecodeCurve.through(points), message.speed.prefill_tokens_per_s, message.limits.slots)

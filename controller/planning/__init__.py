@@ -1,0 +1,3 @@
+"""What a request may spend: pure functions of the request, the policy and what was learnt, with the clock
+passed in.
+"""

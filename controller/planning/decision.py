@@ -1,0 +1,65 @@
+"""What the planner is asked, and what it decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Mode(Enum):
+    """Whether a request reasons before it answers."""
+
+    THINK = "think"
+    NO_THINK = "no_think"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request, in numbers. What is None was not asked for.
+
+    prompt_tokens: as estimated. most_prompt_tokens: what it may turn out to be, for limits that must hold.
+    mode, max_reasoning_tokens, max_answer_tokens: the caller's wishes, of which the plan grants at most that
+    much. deadline_s: the caller's own, from receipt.
+    """
+
+    prompt_tokens: int
+    most_prompt_tokens: int
+    mode: Mode | None = None
+    max_reasoning_tokens: int | None = None
+    max_answer_tokens: int | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A request's plan. Times are from receipt by the controller.
+
+    reason_until_s: when reasoning is told to end; None without a promise in time. deadline_s: what is owed,
+    the tighter of the tenant's and the caller's. predicted_s: quantile at `share` of the time to the end.
+    promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the tenant's
+    policy takes its best effort instead.
+    """
+
+    mode: Mode
+    budget_tokens: int
+    grace_tokens: int
+    answer_tokens: int
+    reason_until_s: float | None
+    deadline_s: float | None
+    share: float
+    predicted_s: float
+    promised_probability: float
+    keeps_promise: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No plan keeps the promise, and the tenant's policy refuses then. predicted_s: of the fastest plan, at
+    `share`.
+    """
+
+    deadline_s: float | None
+    share: float
+    predicted_s: float
+    why: str

@@ -1,0 +1,136 @@
+"""The policy as the rest of the controller sees it: complete, checked, immutable."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from controller.policy.quality import QualityCurve
+
+
+class ModePolicy(Enum):
+    """Whether a tenant's requests may reason."""
+
+    AUTO = "auto"
+    THINK = "think"
+    NO_THINK = "no_think"
+
+
+class Otherwise(Enum):
+    """What to do when no plan can keep the promise."""
+
+    REFUSE = "refuse"
+    BEST_EFFORT = "best_effort"
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """What a tenant is promised. A time of None is not promised.
+
+    share: of the tenant's requests, how many must keep every time, in (0, 1).
+    deadline_s: receipt to the end of the answer.
+    first_token_s, first_answer_token_s: receipt to that token.
+    per_token_s: mean time between tokens after the first.
+    """
+
+    share: float
+    deadline_s: float | None = None
+    first_token_s: float | None = None
+    first_answer_token_s: float | None = None
+    per_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """Tokens past the budget in which reasoning may find the end of its sentence: a number, or a share of the
+    budget.
+    """
+
+    fixed_tokens: int = 0
+    share: float = 0.0
+
+    def tokens(self, budget: int) -> int:
+        """Grace of a budget."""
+        return self.fixed_tokens + math.ceil(self.share * budget - 1e-9)
+
+    def largest_budget(self, cut: int) -> int:
+        """The largest budget that, with its grace, is at most `cut` tokens; 0 when none is."""
+        budget = max(0, math.floor((cut - self.fixed_tokens) / (1 + self.share)))
+        while budget + 1 + self.tokens(budget + 1) <= cut:
+            budget += 1
+        while budget > 0 and budget + self.tokens(budget) > cut:
+            budget -= 1
+        return budget
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRange:
+    """What a request's reasoning and answer may use.
+
+    min_tokens: thinking is not started with less.
+    max_tokens: most reasoning tokens that a plan grants.
+    answer_tokens: kept back for the answer; None lets the planner learn how much that takes.
+    """
+
+    min_tokens: int
+    max_tokens: int
+    grace: Grace
+    answer_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a tenant's answers are, and must be.
+
+    curve: None when nothing was measured: more thinking is then taken to be better.
+    floor_budget: least budget at which the curve reaches the floor; 0 without one.
+    """
+
+    curve: QualityCurve | None = None
+    floor: float = 0.0
+    floor_budget: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """One tenant. `rule` is where it stands in the file, such as `tenants[2]`."""
+
+    name: str
+    rule: str
+    objectives: Objectives
+    mode: ModePolicy
+    budget: BudgetRange
+    quality: Quality
+    weight: float
+    otherwise: Otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy file.
+
+    version: first 12 hexadecimal digits of the text's SHA-256.
+    tenants: by name, in the file's order.
+    keys: tenants by the SHA-256 digest of an API key.
+    keyless: names of the tenants that nobody can call, because no key is set for them.
+    """
+
+    version: str
+    text: str
+    tenants: Mapping[str, TenantPolicy]
+    keys: Mapping[bytes, tuple[bytes, TenantPolicy]]
+    keyless: tuple[str, ...]
+
+    def tenant_of(self, key: str) -> TenantPolicy | None:
+        """The tenant whose API key this is.
+
+        The table is searched by digest, so the time of a search tells nothing about a key; what it finds is
+        compared in constant time all the same.
+        """
+        digest = hashlib.sha256(key.encode()).digest()
+        stored, tenant = self.keys.get(digest, (b"", None))
+        return tenant if hmac.compare_digest(stored, digest) else None

@@ -1,0 +1,155 @@
+"""One request's stream, from the worker's events to the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+from controller import wire
+from controller.fleet import Fleet
+from controller.fleet.link import GenerateCall
+from controller.planning.decision import Mode
+from controller.planning.speed import Observation
+from controller.policy import Objectives
+from controller.service.outbox import Outbox
+from controller.service.placement import Placement
+from controller.service.tenants import Tenant
+from controller.service.upstream import caller_error, lost
+from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
+
+STOPPED_BY_ITSELF = (generation_pb2.REASONING_END_NATURAL, generation_pb2.REASONING_END_LOOP)
+CUT = (generation_pb2.REASONING_END_BUDGET, generation_pb2.REASONING_END_DEADLINE)
+
+
+class Generation:
+    """Reads a worker's stream to its end, whatever the caller does meanwhile, and settles: what was promised
+    against what came, what the worker's speed and the tenant's lengths turned out to be.
+
+    Times are seconds from receipt of the request. Per delta it does as little as it can.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        objectives: Objectives,
+        tenant: Tenant,
+        fleet: Fleet,
+        receipt_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._placement = placement
+        self._objectives = objectives
+        self._tenant = tenant
+        self._fleet = fleet
+        self._worker = placement.link.worker
+        self._receipt_s = receipt_s
+        self._clock = clock
+        self._first_token_s: float | None = None
+        self._first_answer_token_s: float | None = None
+        self._delivered_tokens = 0
+        self.ended = False
+        """Whether the request was answered or failed, and was counted as such."""
+
+    async def relay(self, call: GenerateCall, outbox: Outbox) -> None:
+        """Moves the worker's events to the outbox and closes it, with an error when the worker failed."""
+        error: Exception | None = None
+        try:
+            async for response in call:
+                if response.HasField("load"):
+                    self._fleet.take_load(self._worker, response.load)
+                event = response.WhichOneof("event")
+                if event == "delta":
+                    self._take_delta(response.delta, outbox)
+                elif event == "completion":
+                    outbox.put(reasoning_pb2.GenerateResponse(completion=self._settle(response.completion)))
+                elif event == "started":
+                    exact = response.started.prompt_tokens
+                    self._tenant.lengths.learn_prompt(self._placement.ask.prompt_tokens, exact)
+            if not self.ended:
+                error = lost(self._worker.address, self._delivered_tokens)
+        except grpc.aio.AioRpcError as failure:
+            if failure.code() is grpc.StatusCode.UNAVAILABLE:
+                self._placement.link.lose(f"{failure.code().name}: {failure.details()}")
+            error = caller_error(failure, self._worker.address, self._delivered_tokens)
+        except Exception as unforeseen:  # raised again where the caller is served
+            error = unforeseen
+        if error is not None and not self.ended:
+            self.ended = True
+            self._tenant.standing.note_failed()
+        outbox.close(error)
+
+    def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:
+        if self._first_answer_token_s is None:
+            now_s = self._clock() - self._receipt_s
+            if self._first_token_s is None:
+                self._first_token_s = now_s
+            if delta.phase == generation_pb2.PHASE_ANSWER:
+                self._first_answer_token_s = now_s
+        self._delivered_tokens += len(delta.token_ids)
+        outbox.put_delta(delta)
+
+    def _settle(self, done: worker_pb2.WorkerCompletion) -> reasoning_pb2.Completion:
+        """Learns from a completion, counts it, and tells the caller what came of the promises."""
+        now_s = self._clock()
+        latency_s = now_s - self._receipt_s
+        self.ended = True
+        self._learn(done, latency_s, now_s)
+        results = self._results(done.usage.output_tokens, latency_s)
+        self._tenant.standing.note_answered(
+            all(result.kept for result in results),
+            self._placement.decision.promised_probability,
+            latency_s,
+            done.usage.output_tokens,
+            done.usage.reasoning_tokens,
+        )
+        return reasoning_pb2.Completion(
+            finish_reason=done.finish_reason,
+            reasoning_end=done.reasoning_end,
+            usage=done.usage,
+            timings=done.timings,
+            latency=wire.duration(latency_s),
+            objectives=results,
+            reopened=done.reopened,
+        )
+
+    def _learn(self, done: worker_pb2.WorkerCompletion, latency_s: float, now_s: float) -> None:
+        timings, usage = done.timings, done.usage
+        total_s = wire.seconds(timings.total)
+        service_s = total_s - wire.seconds(timings.queue)
+        seen = Observation(
+            prompt_tokens=usage.prompt_tokens,
+            wait_s=latency_s - service_s,
+            prefill_s=wire.seconds(timings.prefill),
+            decode_s=total_s - wire.seconds(timings.first_token),
+            decode_steps=timings.decode_steps,
+            service_s=service_s,
+        )
+        self._worker.learn(self._placement.expected, seen, now_s)
+        self._tenant.lengths.learn_answer(usage.answer_tokens, now_s)
+        if self._placement.decision.mode is Mode.THINK and done.reasoning_end in (*STOPPED_BY_ITSELF, *CUT):
+            stopped = done.reasoning_end in STOPPED_BY_ITSELF
+            self._tenant.lengths.learn_reasoning(usage.reasoning_tokens, stopped)
+
+    def _results(self, output_tokens: int, latency_s: float) -> list[reasoning_pb2.ObjectiveResult]:
+        """Each objective of the tenant, and the caller's deadline, with what came of it."""
+        first_s = latency_s if self._first_token_s is None else self._first_token_s
+        first_answer_s = latency_s if self._first_answer_token_s is None else self._first_answer_token_s
+        per_token_s = (latency_s - first_s) / max(1, output_tokens - 1)
+        objectives = self._objectives
+        pairs = (
+            (reasoning_pb2.OBJECTIVE_DEADLINE, self._placement.decision.deadline_s, latency_s),
+            (reasoning_pb2.OBJECTIVE_FIRST_TOKEN, objectives.first_token_s, first_s),
+            (reasoning_pb2.OBJECTIVE_FIRST_ANSWER_TOKEN, objectives.first_answer_token_s, first_answer_s),
+            (reasoning_pb2.OBJECTIVE_PER_TOKEN, objectives.per_token_s, per_token_s),
+        )
+        return [
+            reasoning_pb2.ObjectiveResult(
+                objective=objective,
+                promised=wire.duration(promised_s),
+                actual=wire.duration(actual_s),
+                kept=actual_s <= promised_s,
+            )
+            for objective, promised_s, actual_s in pairs
+            if promised_s is not None
+        ]

@@ -1,0 +1,84 @@
+"""Puts the controller together, runs it and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from controller.fleet import Fleet
+from controller.policy import Policy
+from controller.service.admin import AdminServicer
+from controller.service.reasoning import ReasoningServicer
+from controller.service.tenants import Tenants
+from curfew.rpc.server import Server
+from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+REASONING = reasoning_pb2.DESCRIPTOR.services_by_name["ReasoningService"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+MAX_MESSAGE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """HOST:PORT of the two doors. Port 0 picks a free one."""
+
+    listen: str
+    admin: str
+
+
+class Controller:
+    """The running controller: two servers, the fleet, and what is between them.
+
+    Callers' health is SERVING while there is a worker to choose; operators' while the controller runs.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        workers: Sequence[str],
+        clock: Callable[[], float],
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self._availability: asyncio.Queue[bool] = asyncio.Queue()
+        self._fleet = Fleet(workers, clock, self._availability.put_nowait)
+        tenants = Tenants(policy)
+        self._reasoning = ReasoningServicer(policy, self._fleet, tenants, clock, new_id)
+        self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
+        self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
+        reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminServicer(policy, tenants), self._operators.grpc
+        )
+        self._health_task: asyncio.Task[None] | None = None
+
+    async def start(self, addresses: Addresses) -> Addresses:
+        """Binds and serves. Returns the bound addresses; raises OSError when one cannot be had."""
+        listen = await self._callers.start(addresses.listen, [REASONING])
+        admin = await self._operators.start(addresses.admin, [ADMIN])
+        await self._operators.set_serving(True)
+        self._health_task = asyncio.create_task(self._report_availability())
+        self._fleet.start()
+        return Addresses(listen, admin)
+
+    async def stop(self, grace_s: float) -> None:
+        """Says NOT_SERVING, refuses new requests, lets those that run end within `grace_s`, ends the rest."""
+        if self._health_task is not None:
+            self._health_task.cancel()
+        await self._callers.set_serving(False)
+        await self._operators.set_serving(False)
+        try:
+            # Not the server's own grace period, which would wait for those who watch its health, too.
+            await asyncio.wait_for(self._reasoning.drain(), grace_s)
+        except TimeoutError:
+            log.warning("requests still ran after %g s; they are ended now", grace_s)
+        await asyncio.gather(self._callers.drain(0.0), self._operators.drain(0.0))
+        await self._fleet.close()
+
+    async def _report_availability(self) -> None:
+        while True:
+            await self._callers.set_serving(await self._availability.get())

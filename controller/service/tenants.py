@@ -1,0 +1,78 @@
+"""What a controller remembers of each tenant while it runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+from controller.planning.lengths import LengthModel
+from controller.policy import Policy
+
+
+@dataclass(slots=True)
+class Standing:
+    """How a tenant stands, since the controller started.
+
+    requests: that ended, however they did. answered, failed: of these; the rest were left by their callers.
+    kept: of the answered ones, those that kept every objective. promised_sum: of the probabilities promised
+    for them.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    kept: int = 0
+    failed: int = 0
+    promised_sum: float = 0.0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+
+    def note_answered(
+        self, kept: bool, promised: float, latency_s: float, output_tokens: int, reasoning_tokens: int
+    ) -> None:
+        """Counts a request that was answered."""
+        self.requests += 1
+        self.answered += 1
+        self.kept += kept
+        self.promised_sum += promised
+        self.output_tokens += output_tokens
+        self.reasoning_tokens += reasoning_tokens
+        self.latencies_s.append(latency_s)
+
+    def note_failed(self) -> None:
+        """Counts a request that was refused or failed."""
+        self.requests += 1
+        self.failed += 1
+
+    def note_left(self) -> None:
+        """Counts a request whose caller left."""
+        self.requests += 1
+
+    @property
+    def mean_promised(self) -> float:
+        """Mean of the probabilities promised for the answered requests; 0 without any."""
+        return self.promised_sum / self.answered if self.answered else 0.0
+
+    @property
+    def median_latency_s(self) -> float:
+        """Median latency of the last answered requests; 0 without any."""
+        return statistics.median(self.latencies_s) if self.latencies_s else 0.0
+
+
+@dataclass(slots=True)
+class Tenant:
+    """A tenant's learnt lengths and its standing."""
+
+    lengths: LengthModel = field(default_factory=LengthModel)
+    standing: Standing = field(default_factory=Standing)
+
+
+class Tenants:
+    """All tenants by name; outlives the policy that named them."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._by_name = {name: Tenant() for name in policy.tenants}
+
+    def __getitem__(self, name: str) -> Tenant:
+        return self._by_name[name]

@@ -1,0 +1,218 @@
+"""A worker without a model: a real gRPC server that keeps to the contract – budget, phases, timings, load –
+with scripted lengths and steps of a fixed time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from controller import wire
+from curfew.rpc.errors import Context, RpcError
+from curfew.rpc.server import Server
+from curfew.v1 import generation_pb2 as pb
+from curfew.v1 import worker_pb2, worker_pb2_grpc
+
+GenerateContext = Context[worker_pb2.WorkerServiceGenerateRequest, worker_pb2.WorkerServiceGenerateResponse]
+DescribeContext = Context[worker_pb2.DescribeWorkerRequest, worker_pb2.DescribeWorkerResponse]
+AdjustContext = Context[worker_pb2.AdjustBudgetRequest, worker_pb2.AdjustBudgetResponse]
+Response = worker_pb2.WorkerServiceGenerateResponse
+
+CLOSING_TOKENS = 3
+FORMAT_TOKENS = 10
+
+
+@dataclass
+class Script:
+    """What the model does with every request.
+
+    reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. step_s: of every step.
+    refuse_with: raised at once. fail_after, pause_after: tokens after which `failure` is raised, or `go_on` awaited.
+    """
+
+    reasoning: int = 20
+    answer: str = "it is 42"
+    step_s: float = 0.001
+    refuse_with: Exception | None = None
+    fail_after: int | None = None
+    failure: Exception = field(default_factory=lambda: RpcError(grpc.StatusCode.UNAVAILABLE, "secret"))
+    pause_after: int | None = None
+
+
+class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
+    """Serves on this machine while its context is open, at `address`."""
+
+    def __init__(
+        self, script: Script | None = None, *, slots: int = 4, max_sequence_tokens: int = 2048, port: int = 0
+    ) -> None:
+        self.script = script or Script()
+        self.address = f"127.0.0.1:{port}"
+        self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
+        self.waiting, self.running, self.cancelled = 0, 0, 0
+        self.paused = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.idle = asyncio.Event()
+        self._limits = worker_pb2.WorkerLimits(
+            max_sequence_tokens=max_sequence_tokens, slots=slots, pages=1000, page_tokens=16, queue=16
+        )
+        self._free = asyncio.Semaphore(slots)
+        self._server = Server(max_message_bytes=8 << 20)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
+
+    async def __aenter__(self) -> Self:
+        self.address = await self._server.start(self.address, ["curfew.v1.WorkerService"])
+        await self.set_serving(True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self._server.drain(0.0)
+
+    async def set_serving(self, serving: bool) -> None:
+        await self._server.set_serving(serving)
+
+    async def Generate(
+        self, request: worker_pb2.WorkerServiceGenerateRequest, context: GenerateContext
+    ) -> AsyncGenerator[Response, None]:
+        received_s = time.monotonic()
+        self.requests.append(request)
+        if self.script.refuse_with is not None:
+            raise self.script.refuse_with
+        self.idle.clear()
+        self.waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        finished = False
+        try:
+            run = _Run(self.script, request, received_s)
+            yield Response(started=run.started(), load=self._load())
+            for tokens, delta in enumerate(run.deltas()):
+                if tokens == self.script.pause_after:
+                    self.paused.set()
+                    await self.go_on.wait()
+                if tokens == self.script.fail_after:
+                    raise self.script.failure
+                await asyncio.sleep(self.script.step_s)
+                run.note(delta)
+                yield Response(delta=delta)
+            finished = True
+            yield Response(completion=run.completion(), load=self._load())
+        finally:
+            self.cancelled += not finished
+            self.running -= 1
+            self._free.release()
+            if self.running == self.waiting == 0:
+                self.idle.set()
+
+    async def DescribeWorker(
+        self, request: worker_pb2.DescribeWorkerRequest, context: DescribeContext
+    ) -> worker_pb2.DescribeWorkerResponse:
+        step = wire.duration(self.script.step_s)
+        return worker_pb2.DescribeWorkerResponse(
+            model="fake",
+            version="1",
+            device="none",
+            dtype="none",
+            limits=self._limits,
+            speed=worker_pb2.WorkerSpeed(
+                decode=[worker_pb2.DecodeSpeed(batch_size=1, step=step)], prefill_tokens_per_s=20_000
+            ),
+            load=self._load(),
+            bytes_per_token=1.0,
+        )
+
+    async def AdjustBudget(
+        self, request: worker_pb2.AdjustBudgetRequest, context: AdjustContext
+    ) -> worker_pb2.AdjustBudgetResponse:
+        raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "not scripted")
+
+    def _load(self) -> worker_pb2.WorkerLoad:
+        free = self._limits.slots - self.running
+        return worker_pb2.WorkerLoad(
+            running=self.running, waiting=self.waiting, free_slots=free, free_pages=1000
+        )
+
+
+class _Run:
+    """One request's way through the script."""
+
+    def __init__(
+        self, script: Script, request: worker_pb2.WorkerServiceGenerateRequest, received_s: float
+    ) -> None:
+        self._script, self._budget, self._received_s = script, request.budget, received_s
+        self._queue_s = time.monotonic() - received_s
+        self._prompt = FORMAT_TOKENS + sum(len(turn.content.encode()) for turn in request.messages)
+        self._thinks = request.mode == pb.MODE_THINK
+        self._end = pb.REASONING_END_NATURAL if self._thinks else pb.REASONING_END_NONE
+        self._tokens = {pb.PHASE_REASONING: 0, pb.PHASE_FORCED: 0, pb.PHASE_ANSWER: 0}
+        self._steps = 0
+        self._first_s: float | None = None
+        self._first_answer_s: float | None = None
+
+    def started(self) -> worker_pb2.GenerationStarted:
+        return worker_pb2.GenerationStarted(prompt_tokens=self._prompt, queue=wire.duration(self._queue_s))
+
+    def deltas(self) -> Iterator[pb.Delta]:
+        """One a step; decides at each step, as the time may strike at any."""
+        if self._thinks:
+            yield from self._reasoning()
+        for number, word in enumerate(self._script.answer.split()[: self._budget.answer_tokens]):
+            text = word if number == 0 else f" {word}"
+            yield pb.Delta(phase=pb.PHASE_ANSWER, text=text, token_ids=[200 + number])
+
+    def _reasoning(self) -> Iterator[pb.Delta]:
+        limit = self._budget.reasoning_tokens + self._budget.grace_tokens
+        until_s = wire.seconds(self._budget.reason_until)
+        for number in range(self._script.reasoning):
+            late = self._budget.HasField("reason_until") and self._elapsed_s() >= until_s
+            if number == limit or late:
+                self._end = pb.REASONING_END_DEADLINE if late else pb.REASONING_END_BUDGET
+                yield pb.Delta(phase=pb.PHASE_FORCED, token_ids=[1] * CLOSING_TOKENS)
+                return
+            yield pb.Delta(phase=pb.PHASE_REASONING, text=f"r{number} ", token_ids=[100 + number])
+
+    def note(self, delta: pb.Delta) -> None:
+        self._steps += 1
+        self._tokens[delta.phase] += len(delta.token_ids)
+        self._first_s = self._first_s or self._elapsed_s()
+        if delta.phase == pb.PHASE_ANSWER:
+            self._first_answer_s = self._first_answer_s or self._elapsed_s()
+
+    def completion(self) -> worker_pb2.WorkerCompletion:
+        first_s = self._first_s or self._elapsed_s()
+        return worker_pb2.WorkerCompletion(
+            finish_reason=pb.FINISH_REASON_STOP,
+            reasoning_end=self._end,
+            usage=pb.TokenUsage(
+                prompt_tokens=self._prompt,
+                output_tokens=sum(self._tokens.values()),
+                reasoning_tokens=self._tokens[pb.PHASE_REASONING],
+                forced_tokens=self._tokens[pb.PHASE_FORCED],
+                answer_tokens=self._tokens[pb.PHASE_ANSWER],
+            ),
+            timings=pb.Timings(
+                queue=wire.duration(self._queue_s),
+                prefill=wire.duration(first_s - self._queue_s),
+                first_token=wire.duration(first_s),
+                first_answer_token=wire.duration(self._first_answer_s or first_s),
+                total=wire.duration(self._elapsed_s()),
+                decode_steps=max(0, self._steps - 1),
+                mean_batch_size=1.0,
+            ),
+        )
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._received_s
