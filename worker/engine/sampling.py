@@ -6,6 +6,7 @@ neither on its batch nor on the worker, and a request resumed elsewhere goes on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a request's tokens are chosen. Ranges are those of `curfew.v1.SamplingParams`."""
+    """How a request's tokens are chosen. Raises ValueError for a number out of range."""
 
     temperature: float = 0.0
     """0 takes the likeliest token."""
@@ -29,6 +30,17 @@ class Sampling:
     seed: int = 0
     logprobs: int | None = None
     """How many of the likeliest tokens to report beside each chosen one; None reports nothing."""
+
+    def __post_init__(self) -> None:
+        if not (
+            0 <= self.temperature < math.inf
+            and 0 < self.top_p <= 1
+            and self.top_k >= 0
+            and 0 <= self.min_p <= 1
+            and 0 < self.repetition_penalty < math.inf
+            and (self.logprobs is None or self.logprobs >= 0)
+        ):
+            raise ValueError(f"out of range: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,44 +92,65 @@ def _mix(value: int) -> int:
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """Chooses one token for each row of logits [n, vocab], fp32, which it may overwrite."""
-    wanted = {
-        row: draw.sampling.logprobs for row, draw in enumerate(draws) if draw.sampling.logprobs is not None
-    }
-    model_logprobs = torch.log_softmax(logits[list(wanted)], dim=-1) if wanted else None
-    for row, draw in enumerate(draws):
-        if draw.seen is not None:
-            _penalise(logits[row], draw.seen, draw.sampling.repetition_penalty)
-        if draw.banned is not None:
-            logits[row].index_fill_(0, draw.banned, -torch.inf)
-    ids: list[int] = logits.argmax(-1).tolist()
-    random = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
-    if random:
-        rows = logits if len(random) == len(draws) else logits[random]
-        chosen = _draw(rows, [draws[row] for row in random])
-        for row, token_id in zip(random, chosen, strict=True):
-            ids[row] = token_id
+    reported = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
+    model_logprobs = torch.log_softmax(logits[reported], dim=-1) if reported else None
+    _penalise(logits, draws)
+    _ban(logits, draws)
+    ids = _choose_ids(logits, draws)
     if model_logprobs is None:
         return [Choice(token_id) for token_id in ids]
-    reports = {
-        row: _report(of_row, ids[row], count)
-        for of_row, (row, count) in zip(model_logprobs, wanted.items(), strict=True)
-    }
-    return [Choice(token_id, reports.get(row)) for row, token_id in enumerate(ids)]
+    reports = _report(
+        model_logprobs,
+        [ids[row] for row in reported],
+        [draws[row].sampling.logprobs or 0 for row in reported],
+    )
+    of_row = dict(zip(reported, reports, strict=True))
+    return [Choice(token_id, of_row.get(row)) for row, token_id in enumerate(ids)]
 
 
-def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
+def _penalise(logits: Tensor, draws: Sequence[Draw]) -> None:
     """Keskar et al. 2019: positive logits of seen tokens are divided, negative ones multiplied."""
-    row.copy_(torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row))
+    rows = [row for row, draw in enumerate(draws) if draw.seen is not None]
+    if not rows:
+        return
+    values = logits[rows]
+    seen = torch.stack([draw.seen for draw in draws if draw.seen is not None])
+    penalty = torch.tensor([[draws[row].sampling.repetition_penalty] for row in rows], device=logits.device)
+    penalised = torch.where(values > 0, values / penalty, values * penalty)
+    logits[rows] = torch.where(seen, penalised, values)
+
+
+def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
+    rows_of: dict[Tensor, list[int]] = {}  # a tensor's hash is its identity, and few are shared by all
+    for row, draw in enumerate(draws):
+        if draw.banned is not None:
+            rows_of.setdefault(draw.banned, []).append(row)
+    for banned, rows in rows_of.items():
+        logits[torch.tensor(rows, device=logits.device)[:, None], banned] = -torch.inf
+
+
+def _choose_ids(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    random = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if len(random) == len(draws):
+        return _draw(logits, draws)
+    ids: list[int] = logits.argmax(-1).tolist()
+    if random:
+        drawn = _draw(logits[random], [draws[row] for row in random])
+        for row, token_id in zip(random, drawn, strict=True):
+            ids[row] = token_id
+    return ids
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Inverse transform over each row's tokens, likeliest first, cut by top-k, top-p and min-p."""
+    """Inverse transform over each row's tokens, likeliest first, cut by top-k, top-p and min-p, each
+    measured on the whole distribution.
+    """
     vocabulary = logits.shape[1]
     settings = torch.tensor(
         [
             (
                 draw.sampling.temperature,
-                draw.sampling.top_p,
+                draw.sampling.top_p if draw.sampling.top_p < 1 else torch.inf,  # sums are rounded
                 draw.sampling.top_k or vocabulary,
                 draw.sampling.min_p,
                 uniform(draw.sampling.seed, draw.position),
@@ -132,8 +165,8 @@ def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     probability = torch.softmax((ordered - ordered[:, :1]) / temperature, dim=-1)
     before = probability.cumsum(-1) - probability
     rank = torch.arange(vocabulary, device=logits.device)
-    kept = (before < top_p) & (rank < top_k) & (probability >= min_p * probability[:, :1])
-    kept[:, 0] = True
+    kept = (before < top_p) & (rank < top_k) & (probability >= min_p * probability[:, :1]) & (probability > 0)
+    kept[:, 0] = True  # even where the logits are no numbers: one sequence's trouble is not the batch's
     upto = torch.where(kept, probability, 0).cumsum(-1)
     place = torch.searchsorted(upto, random * upto[:, -1:], right=True)
     # Rounding may put the drawn number at the very end: the last kept token is then meant.
@@ -142,7 +175,13 @@ def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     return chosen
 
 
-def _report(logprobs: Tensor, chosen: int, count: int) -> TokenLogprobs:
-    values, ids = torch.topk(logprobs, min(count, len(logprobs)))
-    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenLogprobs(float(logprobs[chosen]), top)
+def _report(logprobs: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
+    """logprobs [n, vocab] of rows of which `chosen` were taken and `counts` of the likeliest are wanted."""
+    of_chosen = logprobs.gather(1, torch.tensor(chosen, device=logprobs.device)[:, None]).squeeze(1).tolist()
+    top = torch.topk(logprobs, min(max(counts), logprobs.shape[1]), dim=-1)
+    return [
+        TokenLogprobs(own, tuple(zip(ids[:count], values[:count], strict=True)))
+        for own, ids, values, count in zip(
+            of_chosen, top.indices.tolist(), top.values.tolist(), counts, strict=True
+        )
+    ]
