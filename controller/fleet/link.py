@@ -107,7 +107,7 @@ class Link:
     async def _watch_health(self) -> None:
         """Follows the health service; a worker that has none is taken to be well, as gRPC's own clients do.
 
-        The watch of a worker that is not well is given up and begun again: an open stream would hold up its end.
+        The watch of a worker that is not well is begun again and again: one kept open would hold up its end.
         """
         while True:
             call = self._watch(health_pb2.HealthCheckRequest())

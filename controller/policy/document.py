@@ -10,6 +10,7 @@ from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 Path = tuple[str | int, ...]
 """Keys and indices that lead from the document's root to a value."""
@@ -98,6 +99,11 @@ def read_document(text: str, file: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
         raise PolicyError(file, [Problem(where, _one_line(error.problem or error.context))]) from None
+    except ReaderError as error:
+        before = text[: error.position]
+        where = Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        character = f"character U+{ord(text[error.position]):04X} is not allowed"
+        raise PolicyError(file, [Problem(where, character)]) from None
     except (YAMLError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
         # ruamel.yaml has no common exception for damaged directives, escapes and control characters.
         raise PolicyError(file, [Problem(Mark(1, 1), f"not YAML: {_one_line(str(error))}")]) from None
@@ -161,7 +167,9 @@ class _Reader:
         text = str(node.value)
         kind = str(node.tag or "").removeprefix("tag:yaml.org,2002:")
         if kind == "null":
-            self.problems.append(Problem(_mark(node), f"{_at(path)}has no value; give one or remove the key"))
+            # Nothing has no place of its own: it is reported at its key.
+            mark = self.key_marks.get(path, self.marks[path])
+            self.problems.append(Problem(mark, f"{_at(path)}has no value; give one or remove the key"))
             return None
         if kind == "bool":
             return text.lower() == "true"

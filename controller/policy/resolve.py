@@ -84,12 +84,13 @@ class _Resolver:
     def _problem(self, path: Path, message: str) -> None:
         self._problems.append(Problem(self._document.mark(path), f"{show_path(path)}: {message}"))
 
-    def _where(self, tenant: Path, setting: Path) -> Path:
-        """The place that decided a setting: the tenant's own, else the one in `defaults`, else the tenant."""
-        for path in ((*tenant, *setting), ("defaults", *setting)):
-            if path in self._document.marks:
-                return path
-        return tenant
+    def _conflict(self, tenant: Path, setting: Path, message: str) -> None:
+        """Reports a setting that contradicts another, where it was decided: by the tenant or `defaults`."""
+        own, common = (*tenant, *setting), ("defaults", *setting)
+        if own not in self._document.marks and common in self._document.marks:
+            self._problem(common, f"{message} (for {show_path(tenant)})")
+        else:
+            self._problem(own, message)
 
     def _tenant(self, section: TenantSection, path: Path) -> TenantPolicy:
         defaults = self._file.defaults
@@ -117,8 +118,9 @@ class _Resolver:
         named = [(name, seconds) for name, seconds in times.items() if seconds is not None]
         for (later, limit), (earlier, seconds) in itertools.pairwise(named):
             if seconds > limit:
-                self._problem(
-                    self._where(path, ("objectives", earlier)),
+                self._conflict(
+                    path,
+                    ("objectives", earlier),
                     f"{earlier} ({format_duration(seconds)}) is later than "
                     f"{later} ({format_duration(limit)})",
                 )
@@ -135,14 +137,13 @@ class _Resolver:
         least = _first(own.min, common.min, 0)
         most = _first(own.max, common.max, max(DEFAULT_MAX_TOKENS, least))
         if least > most:
-            self._problem(self._where(path, ("budget", "min")), f"min ({least}) is above max ({most})")
+            self._conflict(path, ("budget", "min"), f"min ({least}) is above max ({most})")
         if mode is ModePolicy.THINK and most == 0:
-            self._problem(
-                self._where(path, ("budget", "max")), "mode is think, but a budget of at most 0 allows none"
-            )
+            self._conflict(path, ("budget", "max"), "mode is think, but a budget of at most 0 allows none")
         if mode is ModePolicy.NO_THINK and least > 0:
-            self._problem(
-                self._where(path, ("budget", "min")),
+            self._conflict(
+                path,
+                ("budget", "min"),
                 f"mode is no_think, but a budget of at least {least} asks for it",
             )
         return BudgetRange(
@@ -157,18 +158,19 @@ class _Resolver:
     ) -> Quality:
         name = _either(section.quality.curve, defaults.quality.curve)
         floor = _first(section.quality.floor, defaults.quality.floor, 0.0)
-        floor_path = self._where(path, ("quality", "floor"))
+        floor_path = ("quality", "floor")
         if name is None:
             if floor > 0:
-                self._problem(
-                    floor_path, f"a floor ({floor:g}) needs a curve to measure it by; set quality.curve"
+                self._conflict(
+                    path, floor_path, f"a floor ({floor:g}) needs a curve to measure it by; set quality.curve"
                 )
             return Quality()
         if name not in self._file.curves:
             known = ", ".join(self._file.curves) or "none"
             near = did_you_mean(name, self._file.curves)
-            self._problem(
-                self._where(path, ("quality", "curve")),
+            self._conflict(
+                path,
+                ("quality", "curve"),
                 f"{name!r} is not under curves (there: {known}){near}",
             )
             return Quality()
@@ -179,13 +181,15 @@ class _Resolver:
         reached = curve.least_budget(floor)
         if reached is None:
             best = max(curve.qualities)
-            self._problem(
-                floor_path, f"the floor ({floor:g}) is above all of curve {name!r}, whose best is {best:g}"
+            self._conflict(
+                path,
+                floor_path,
+                f"the floor ({floor:g}) is above all of curve {name!r}, whose best is {best:g}",
             )
         elif reached > most:
             why = "mode is no_think" if mode is ModePolicy.NO_THINK else f"budget.max is {most}"
-            self._problem(
-                floor_path, f"the floor ({floor:g}) takes {reached} tokens on curve {name!r}, but {why}"
+            self._conflict(
+                path, floor_path, f"the floor ({floor:g}) takes {reached} tokens on curve {name!r}, but {why}"
             )
         return Quality(curve, floor, reached or 0)
 

@@ -16,6 +16,10 @@ MAX_COUNT = 1_000_000
 
 def shown(value: object) -> str:
     """A value as it stood in the file, cut when it is long."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,0 +1,125 @@
+"""Files that load, and what becomes of them."""
+
+import hashlib
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from controller.policy import (
+    BudgetRange,
+    Grace,
+    ModePolicy,
+    Objectives,
+    Otherwise,
+    Policy,
+    PolicyError,
+    load_policy,
+    parse_policy,
+)
+
+HEAD = "apiVersion: curfew/v1\n"
+
+
+def load(text: str, **environ: str) -> Policy:
+    return parse_policy(HEAD + text, "policy.yaml", environ)
+
+
+def test_three_lines_make_a_tenant() -> None:
+    policy = load(
+        "tenants:\n  - name: support\n    objectives: {deadline: 800ms}\n", CURFEW_KEY_SUPPORT="secret"
+    )
+    support = policy.tenants["support"]
+    assert support.rule == "tenants[0]"
+    assert support.objectives == Objectives(share=0.95, deadline_s=0.8)
+    assert support.mode is ModePolicy.AUTO
+    assert support.otherwise is Otherwise.REFUSE
+    assert support.budget == BudgetRange(0, 8192, Grace(share=0.1), answer_tokens=None)
+    assert policy.tenant_of("secret") is support
+    assert policy.keyless == ()
+
+
+def test_what_a_tenant_leaves_out_comes_from_the_defaults() -> None:
+    policy = load(
+        "defaults:\n"
+        "  objectives: {deadline: 2s, share: p90}\n"
+        "  budget: {max: 1k, grace: 5}\n"
+        "  otherwise: best_effort\n"
+        "tenants:\n"
+        "  - name: own\n"
+        "    objectives: {share: 0.99}\n"
+        "    budget: {min: 10, grace: 10%}\n"
+        "    otherwise: refuse\n"
+        "  - name: common\n"
+    )
+    own, common = policy.tenants["own"], policy.tenants["common"]
+    assert own.objectives == Objectives(share=0.99, deadline_s=2.0)
+    assert own.budget == BudgetRange(10, 1000, Grace(share=0.1), answer_tokens=None)
+    assert own.otherwise is Otherwise.REFUSE
+    assert common.objectives == Objectives(share=0.9, deadline_s=2.0)
+    assert common.budget == BudgetRange(0, 1000, Grace(fixed_tokens=5), answer_tokens=None)
+    assert common.otherwise is Otherwise.BEST_EFFORT
+
+
+def test_a_floor_becomes_the_budget_that_reaches_it() -> None:
+    policy = load(
+        "curves:\n  sums: [[0, 0.2], [100, 0.8], [200, 0.9]]\n"
+        "tenants:\n  - name: support\n    quality: {curve: sums, floor: 0.5}\n"
+    )
+    assert policy.tenants["support"].quality.floor_budget == 50
+
+
+def test_a_tenant_is_found_by_any_of_its_keys_and_by_no_other() -> None:
+    digests = [hashlib.sha256(key).hexdigest() for key in (b"one", b"two")]
+    policy = load(
+        f"tenants:\n  - name: a\n    keys: [sha256:{digests[0]}, sha256:{digests[1]}]\n"
+        "  - name: b\n    key: {env: B}\n",
+        B="three",
+    )
+    found = [policy.tenant_of(key) for key in ("one", "two", "three", "", "One", digests[0])]
+    assert [tenant and tenant.name for tenant in found] == ["a", "a", "b", None, None, None]
+
+
+def test_a_tenant_without_a_key_is_loaded_and_named() -> None:
+    policy = load("tenants:\n  - name: no-key\n  - name: with-key\n", CURFEW_KEY_WITH_KEY="secret")
+    assert policy.keyless == ("no-key",)
+
+
+def test_neither_keys_nor_their_text_are_kept() -> None:
+    policy = load("tenants:\n  - name: support\n    key: {env: K}\n", K="a very secret key")
+    assert "a very secret key" not in repr(policy)
+
+
+def test_the_version_names_the_text() -> None:
+    text = "tenants:\n  - name: support\n"
+    assert load(text).version == load(text).version == hashlib.sha256((HEAD + text).encode()).hexdigest()[:12]
+    assert load(text + "# changed\n").version != load(text).version
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    policy = load("tenants:\n  - name: support\n")
+    with pytest.raises(FrozenInstanceError):
+        policy.tenants["support"].weight = 2.0  # type: ignore[misc]  # that it cannot is the point
+    with pytest.raises(TypeError):
+        policy.tenants["other"] = policy.tenants["support"]  # type: ignore[index]  # as above
+
+
+def test_the_demonstrations_policy_loads_and_knows_its_documented_keys() -> None:
+    policy = load_policy(Path(__file__).parents[3] / "demo" / "policy.yaml", {})
+    for name in policy.tenants:
+        assert policy.tenant_of(f"demo-{name}") is policy.tenants[name]
+
+
+def test_a_file_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
+    missing = tmp_path / "policy.yaml"
+    with pytest.raises(PolicyError) as caught:
+        load_policy(missing, {})
+    assert str(caught.value) == f"{missing}:1:1: cannot be read: No such file or directory"
+
+
+def test_bytes_that_are_not_text_are_located(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_bytes(b"apiVersion: curfew/v1\nten\xffants: []\n")
+    with pytest.raises(PolicyError) as caught:
+        load_policy(file, {})
+    assert str(caught.value) == f"{file}:2:4: byte 0xff is not UTF-8"
