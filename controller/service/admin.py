@@ -9,7 +9,8 @@ import grpc
 from controller import wire
 from controller.policy import Policy
 from controller.service.tenants import Tenants
-from curfew.rpc.errors import Context, RpcError, invalid
+from curfew.rpc.calls import Context
+from curfew.rpc.errors import RpcError, invalid
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 DEFAULT_PAGE = 100

@@ -18,7 +18,8 @@ from controller.service.generation import Generation
 from controller.service.outbox import Outbox
 from controller.service.placement import Placement, place
 from controller.service.tenants import Tenants
-from curfew.rpc.errors import Context, RpcError, invalid, reason, retry_after
+from curfew.rpc.calls import Context
+from curfew.rpc.errors import RpcError, invalid, reason
 from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,6 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         self._tenants = tenants
         self._clock = clock
         self._new_id = new_id
-        self._running = 0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def drain(self) -> None:
-        """Takes no more requests and returns when those that run have ended."""
-        self._draining = True
-        await self._idle.wait()
 
     async def Generate(
         self, request: reasoning_pb2.GenerateRequest, context: GenerateContext
@@ -61,12 +53,9 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         """Plans and runs one request."""
         receipt_s = self._clock()
         request_id = self._new_id()
-        if self._draining:
-            shutting_down = "this controller is shutting down"
-            raise RpcError(grpc.StatusCode.UNAVAILABLE, shutting_down, retry_after(1.0), reason("DRAINING"))
         policy = self._admit(request, context)
         tenant = self._tenants[policy.name]
-        with _reported(request_id), self._counted():
+        with _reported(request_id):
             try:
                 placement = self._place(request, context, policy, receipt_s)
             except RpcError:
@@ -148,18 +137,6 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         if decision.deadline_s is not None:
             message.deadline.CopyFrom(wire.duration(decision.deadline_s))
         return message
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Counts a running request, for `drain`."""
-        self._running += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._idle.set()
 
 
 @contextlib.contextmanager

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
-from typing import NoReturn, TypeVar, cast
+from collections.abc import Iterable
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -15,7 +11,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "curfew"
 
-logger = logging.getLogger(__name__)
+# What a call is told travels in its trailing metadata, of which gRPC passes 8 KiB.
+_MAX_VIOLATIONS = 8
+_MAX_DESCRIPTION = 150
 
 
 class RpcError(Exception):
@@ -38,15 +36,17 @@ class RpcError(Exception):
 
 
 def invalid(violations: Iterable[tuple[str, str]]) -> RpcError:
-    """INVALID_ARGUMENT for (field path, what is wrong with which value) pairs, at least one."""
-    found = list(violations)
+    """INVALID_ARGUMENT for (field path, what is wrong with which value) pairs, at least one. Of many the
+    first are told, of a long text its beginning.
+    """
+    found = [(field, _shortened(text)) for field, text in violations]
+    told, left = found[:_MAX_VIOLATIONS], len(found[_MAX_VIOLATIONS:])
     details = error_details_pb2.BadRequest(
         field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
-            for field, text in found
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=text) for field, text in told
         ]
     )
-    message = "; ".join(f"{field}: {text}" for field, text in found)
+    message = "; ".join(f"{field}: {text}" for field, text in told) + (f"; and {left} more" if left else "")
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, details)
 
 
@@ -63,71 +63,5 @@ def retry_after(seconds: float) -> error_details_pb2.RetryInfo:
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-Context = grpc.aio.ServicerContext[Request, Response]
-Unary = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
-Streaming = Callable[[Request, Context[Request, Response]], AsyncGenerator[Response, None]]
-
-
-async def _abort(context: Context[Request, Response], error: Exception) -> NoReturn:
-    if not isinstance(error, RpcError):
-        # The text of an unforeseen exception is for the log alone.
-        logger.error("unforeseen error in a call", exc_info=error)
-        error = RpcError(grpc.StatusCode.INTERNAL, "internal error")
-    metadata = (("grpc-status-details-bin", error.status_bytes()),)
-    await context.abort(error.code, error.message, metadata)
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns RpcError into its status, and any other exception into a bare INTERNAL and a log entry."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Request, Response] | None:
-        """Wraps unary-unary and unary-stream handlers; Curfew has no others."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        if handler.unary_unary is not None:
-            unary = cast("Unary[Request, Response]", handler.unary_unary)
-
-            async def call(request: Request, context: Context[Request, Response]) -> Response:
-                try:
-                    return await unary(request, context)
-                except grpc.aio.AbortError:
-                    raise
-                except Exception as error:  # the boundary to the wire
-                    await _abort(context, error)
-
-            return grpc.unary_unary_rpc_method_handler(
-                call,
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        # The health service's Watch is a coroutine that writes to its context.
-        if inspect.isasyncgenfunction(handler.unary_stream):
-            streaming = cast("Streaming[Request, Response]", handler.unary_stream)
-
-            async def stream(
-                request: Request, context: Context[Request, Response]
-            ) -> AsyncIterator[Response]:
-                try:
-                    async with aclosing(streaming(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-                except grpc.aio.AbortError:
-                    raise
-                except Exception as error:  # the boundary to the wire
-                    await _abort(context, error)
-
-            return grpc.unary_stream_rpc_method_handler(
-                stream,
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return handler
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_DESCRIPTION else f"{text[:_MAX_DESCRIPTION]} …"

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from curfew.rpc.errors import ErrorInterceptor
+from curfew.rpc.calls import Calls
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -24,8 +24,9 @@ class Server:
 
     def __init__(self, *, max_message_bytes: int) -> None:
         """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read."""
+        self._calls = Calls()
         self.grpc = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # A restarted process must not share its port with a dying one.
@@ -61,11 +62,14 @@ class Server:
             await self._health.set(name, SERVING if serving else NOT_SERVING)
 
     async def drain(self, grace_s: float) -> None:
-        """Not healthy any more; refuses new calls, lets running ones finish for `grace_s` seconds, then
-        cancels them.
+        """Says that it is not healthy, refuses new streams, lets what runs finish for `grace_s` seconds, ends
+        the rest, and stops. Who is refused or ended is told UNAVAILABLE.
+
+        (The grace of gRPC's own `stop` also waits for those who watch the health, which never ends.)
         """
         await self._health.enter_graceful_shutdown()
-        await self.grpc.stop(grace_s)
+        await self._calls.drain(grace_s)
+        await self.grpc.stop(None)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from typing import Self
 import grpc
 
 from controller import wire
-from curfew.rpc.errors import Context, RpcError
+from curfew.rpc.calls import Context
+from curfew.rpc.errors import RpcError
 from curfew.rpc.server import Server
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2, worker_pb2_grpc
@@ -32,8 +33,9 @@ FORMAT_TOKENS = 10
 class Script:
     """What the model does with every request.
 
-    reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. step_s: of every step.
-    refuse_with: raised at once. fail_after, pause_after: tokens after which `failure` is raised, or `go_on` awaited.
+    reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. step_s: of every
+    step. refuse_with: raised at once. fail_after, pause_after: tokens after which `failure` is raised, or
+    `go_on` awaited.
     """
 
     reasoning: int = 20

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import grpc
 
-from curfew.rpc.errors import Context, RpcError, invalid, reason, retry_after
+from curfew.rpc.calls import Context
+from curfew.rpc.errors import RpcError, invalid, reason, retry_after
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import WorkerServiceServicer
 from worker.engine.build import Model

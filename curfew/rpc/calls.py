@@ -1,0 +1,133 @@
+"""What surrounds every call of a server: statuses for exceptions, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import NoReturn, TypeVar, cast
+
+import grpc
+
+from curfew.rpc.errors import RpcError, reason, retry_after
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Result = TypeVar("Result")
+Context = grpc.aio.ServicerContext[Request, Response]
+Unary = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
+Streaming = Callable[[Request, Context[Request, Response]], AsyncGenerator[Response, None]]
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """Runs the calls of Curfew's services: coroutines for one response, async generators for a stream. gRPC's
+    own (`/grpc.…`) pass by.
+
+    A call that raises RpcError ends with its status; any other exception ends it with a bare INTERNAL and is
+    logged. A generator is closed as soon as its caller has left.
+    """
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._scopes: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._end_s: float | None = None
+        """When calls must have ended, on the event loop's clock. Set once the server drains."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuses new streams from now on, and returns when no call runs any more. Those that still do after
+        `grace_s` seconds end with UNAVAILABLE.
+        """
+        self._end_s = asyncio.get_running_loop().time() + grace_s
+        for scope in self._scopes:
+            scope.reschedule(self._end_s)
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Request, Response] | None:
+        """Wraps unary-unary and unary-stream handlers; Curfew has no others."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        if handler.unary_unary is not None:
+            unary = cast("Unary[Request, Response]", handler.unary_unary)
+
+            async def call(request: Request, context: Context[Request, Response]) -> Response:
+                return await self._run(context, lambda: unary(request, context))
+
+            return grpc.unary_unary_rpc_method_handler(
+                call, handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            streaming = cast("Streaming[Request, Response]", handler.unary_stream)
+
+            async def stream(request: Request, context: Context[Request, Response]) -> None:
+                async def write_all() -> None:
+                    # A generator handed to gRPC would be closed whenever the garbage collector finds it.
+                    async with aclosing(streaming(request, context)) as responses:
+                        async for response in responses:
+                            try:
+                                await context.write(response)
+                            except grpc.aio.InternalError:
+                                return  # the caller has left
+
+                if self._end_s is not None:
+                    await _abort(context, _shutting_down())
+                await self._run(context, write_all)
+
+            return grpc.unary_stream_rpc_method_handler(
+                stream,
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return handler
+
+    async def _run(
+        self, context: Context[Request, Response], work: Callable[[], Awaitable[Result]]
+    ) -> Result:
+        """Counts a call as running until its status is sent."""
+        self._running += 1
+        self._idle.clear()
+        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # a class in the stub
+        scope = asyncio.timeout_at(self._end_s)
+        try:
+            async with scope:
+                self._scopes.add(scope)
+                try:
+                    result = await work()
+                finally:
+                    self._scopes.discard(scope)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # the boundary to the wire
+            await _abort(context, _shutting_down() if scope.expired() else error)
+        return result
+
+    def _ended(self, _: object) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+
+async def _abort(context: Context[Request, Response], error: Exception) -> NoReturn:
+    if not isinstance(error, RpcError):
+        # The text of an unforeseen exception is for the log alone.
+        logger.error("unforeseen error in a call", exc_info=error)
+        error = RpcError(grpc.StatusCode.INTERNAL, "internal error")
+    metadata = (("grpc-status-details-bin", error.status_bytes()),)
+    await context.abort(error.code, error.message, metadata)
+
+
+def _shutting_down() -> RpcError:
+    return RpcError(
+        grpc.StatusCode.UNAVAILABLE, "the server is shutting down", retry_after(1.0), reason("DRAINING")
+    )
