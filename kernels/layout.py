@@ -43,10 +43,14 @@ class PrefillIndex:
     chunk_rows [n, Q]: the tokens of each chunk; T stands for padding. Chunks end at absolute multiples of Q,
     so that a result does not depend on how prefill was split, and are ordered by rank, then by piece.
     chunk_ranks: for each rank r, the pieces (as an index tensor) that have an r-th chunk.
+    spans [P, 3], int32: for each piece its first row, its tokens and its start. page_table [P, max pages], int32: each
+    piece's pages, padded with page 0. The kernels that walk pieces on their own read these two alone.
     """
 
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
+    spans: Tensor
+    page_table: Tensor
     conv_rows: Tensor
     conv_tail: Tensor
     chunk_rows: Tensor
@@ -86,7 +90,9 @@ def chunk_lengths(start: int, length: int, chunk: int) -> list[int]:
     return [end - begin for begin, end in pairwise(borders)]
 
 
-def _prefill_index(pieces: Sequence[Segment], chunk: int, window: int, device: torch.device) -> PrefillIndex:
+def _prefill_index(
+    pieces: Sequence[Segment], chunk: int, window: int, page_tokens: int, device: torch.device
+) -> PrefillIndex:
     carried = (window - 1) * len(pieces)
     tokens = sum(piece.length for piece in pieces)
     first_rows = [0, *accumulate(piece.length for piece in pieces)]
@@ -120,11 +126,25 @@ def _prefill_index(pieces: Sequence[Segment], chunk: int, window: int, device: t
     return PrefillIndex(
         lengths=tuple(piece.length for piece in pieces),
         starts=tuple(piece.start for piece in pieces),
+        spans=torch.tensor(
+            [(first, piece.length, piece.start) for first, piece in zip(first_rows, pieces, strict=False)],
+            dtype=torch.int32,
+            device=device,
+        ),
+        page_table=_page_table(pieces, page_tokens).to(device, torch.int32),
         conv_rows=conv_rows.to(device),
         conv_tail=conv_tail.to(device),
         chunk_rows=chunk_rows.to(device),
         chunk_ranks=tuple(torch.tensor(rank, device=device) for rank in ranks),
     )
+
+
+def _page_table(segments: Sequence[Segment], page_tokens: int) -> Tensor:
+    """The pages that hold each segment's tokens, padded with page 0: [segments, the most pages of one], int64."""
+    used = [-(-(s.start + s.length) // page_tokens) for s in segments]
+    widest = max(used, default=0)
+    table = [[*s.pages[:count], *([0] * (widest - count))] for s, count in zip(segments, used, strict=True)]
+    return torch.tensor(table, dtype=torch.long).view(len(segments), widest)
 
 
 def step_layout(
@@ -150,20 +170,17 @@ def step_layout(
             for s in segments
             for position in range(s.start, s.start + s.length)
         ]
-    used = [s.start // page_tokens + 1 for s in decodes]
-    widest = max(used, default=0)
-    table = [[*s.pages[:count], *([0] * (widest - count))] for s, count in zip(decodes, used, strict=True)]
     ends = list(accumulate(s.length for s in segments))
     return StepLayout(
         tokens=ends[-1],
         decodes=len(decodes),
         slots=torch.tensor([s.slot for s in segments], device=device),
         rows=torch.tensor(rows, device=device),
-        page_table=torch.tensor(table, device=device, dtype=torch.long).view(len(decodes), widest),
+        page_table=_page_table(decodes, page_tokens).to(device),
         context=torch.tensor([s.start + 1 for s in decodes], device=device, dtype=torch.long),
         piece_pages=tuple(
             torch.tensor(s.pages[: -(-(s.start + s.length) // page_tokens)], device=device) for s in pieces
         ),
-        prefill=_prefill_index(pieces, chunk, window, device) if pieces else None,
+        prefill=_prefill_index(pieces, chunk, window, page_tokens, device) if pieces else None,
         last=torch.tensor([end - 1 for end in ends], device=device),
     )
