@@ -55,8 +55,8 @@ class Pace:
         used = min(self.reasoning_tokens, cut)
         if reason_until_s is None:
             return used
-        by_then = max(0.0, reason_until_s - self.start_s) / self.step_s
-        return min(used, by_then + grace_tokens)
+        by_then = (reason_until_s - self.start_s) / self.step_s + 1
+        return min(used, max(0.0, by_then) + grace_tokens)
 
     def think_s(self, reasoning_tokens: float) -> float:
         """Receipt to end with so much reasoning."""

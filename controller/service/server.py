@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from controller.service.reasoning import ReasoningServicer
 from controller.service.tenants import Tenants
 from curfew.rpc.server import Server
 from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
-
-log = logging.getLogger(__name__)
 
 REASONING = reasoning_pb2.DESCRIPTOR.services_by_name["ReasoningService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -69,14 +66,9 @@ class Controller:
         """Says NOT_SERVING, refuses new requests, lets those that run end within `grace_s`, ends the rest."""
         if self._health_task is not None:
             self._health_task.cancel()
-        await self._callers.set_serving(False)
-        await self._operators.set_serving(False)
-        try:
-            # Not the server's own grace period, which would wait for those who watch its health, too.
-            await asyncio.wait_for(self._reasoning.drain(), grace_s)
-        except TimeoutError:
-            log.warning("requests still ran after %g s; they are ended now", grace_s)
-        await asyncio.gather(self._callers.drain(0.0), self._operators.drain(0.0))
+        # Operators may look on until the last request has ended.
+        await self._callers.drain(grace_s)
+        await self._operators.drain(0.0)
         await self._fleet.close()
 
     async def _report_availability(self) -> None:

@@ -1,4 +1,4 @@
-"""Every way in which a policy file can be wrong, one file each. A file begins with the errors that it must give."""
+"""Every way in which a policy file can be wrong, one file each; a file begins with its errors."""
 
 from pathlib import Path
 
