@@ -159,6 +159,7 @@ class Engine:
             received_s=self._clock(),
             samples=1,
             resume=(reasoning,),
+            strike=None,
         )
         self._check(request)
         child = self._sequence(request, 0)
@@ -219,7 +220,9 @@ class Engine:
         began_s = self._clock()
         events: list[Event] = []
         forked, self._forked = self._forked, []
-        for sequence in (*forked, *self._scheduler.admit(began_s)):
+        for sequence in forked:  # before an admission may preempt it
+            events += self._begin(sequence, began_s)
+        for sequence in self._scheduler.admit(began_s):
             events += self._begin(sequence, began_s)
         plan = self._scheduler.plan()
         if not plan.decodes and not plan.pieces:
@@ -271,7 +274,9 @@ class Engine:
 
     def _sequence(self, request: Request, sample: int) -> Sequence:
         text_format = TextFormat(self._token_bytes, self._chat.end_ids, request.closing)
-        machine = BudgetMachine.resume(request.limits, text_format, request.resume, stop=request.stop)
+        machine = BudgetMachine.resume(
+            request.limits, text_format, request.resume, strike=request.strike, stop=request.stop
+        )
         generated = [token for run in request.resume for token in run.token_ids]
         sampling = replace(request.sampling, seed=request.sampling.seed + sample)
         return Sequence(request, sample, machine, sampling, [*request.prompt.ids, *generated])
@@ -340,7 +345,8 @@ class Engine:
             sequence.first_answer_s = now_s
         events: list[Event] = []
         if pieces:
-            events.append(Output(sequence.request.request_id, sequence.sample, tuple(pieces)))
+            request_id, strike = sequence.request.request_id, sequence.machine.strike
+            events.append(Output(request_id, sequence.sample, tuple(pieces), strike))
         if observation.finish is not None:
             events.append(self._finish(sequence, observation.finish, now_s))
         return events
