@@ -1,0 +1,198 @@
+"""Tokens are drawn from the distribution that is asked for, by seed and position alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.engine.sampling import Draw, Sampling, choose, uniform
+
+VOCABULARY = 12
+LOGITS = torch.tensor([2.0, 1.5, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, 1.2])
+# χ² of 11 degrees of freedom exceeds this once in 10,000 draws of a right sampler.
+CRITICAL = 35.0
+
+
+def plain_distribution(logits: Tensor, sampling: Sampling) -> list[float]:
+    """What `Sampling` promises, one token after another, likeliest first."""
+    scaled = [math.exp(value / sampling.temperature) for value in logits.double().tolist()]
+    probability = [value / sum(scaled) for value in scaled]
+    order = sorted(range(len(probability)), key=lambda i: (-probability[i], i))
+    kept, before = [0.0] * len(probability), 0.0
+    for rank, i in enumerate(order):
+        top_k = sampling.top_k or len(order)
+        if before < sampling.top_p and rank < top_k and probability[i] >= sampling.min_p * max(probability):
+            kept[i] = probability[i]
+        before += probability[i]
+    return [value / sum(kept) for value in kept]
+
+
+def draw_many(sampling: Sampling, draws: int = 20_000) -> Counter[int]:
+    rows = LOGITS.expand(draws, -1).clone()
+    return Counter(c.token_id for c in choose(rows, [Draw(sampling, n) for n in range(draws)]))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.0, seed=1),
+        Sampling(temperature=0.6, seed=2),
+        Sampling(temperature=2.0, seed=3),
+        Sampling(temperature=1.0, top_k=4, seed=4),
+        Sampling(temperature=1.0, top_p=0.8, seed=5),
+        Sampling(temperature=1.0, min_p=0.2, seed=6),
+        Sampling(temperature=0.8, top_p=0.9, top_k=6, min_p=0.1, seed=7),
+    ],
+)
+def test_the_share_of_each_token_is_its_probability(sampling: Sampling) -> None:
+    draws = 20_000
+    counts, expected = draw_many(sampling, draws), plain_distribution(LOGITS, sampling)
+    possible = {token: share for token, share in enumerate(expected) if share}
+    assert {token for token, share in possible.items() if share > 0.001} <= set(counts) <= set(possible)
+    chi_square = sum((counts[t] - draws * share) ** 2 / (draws * share) for t, share in possible.items())
+    assert chi_square < CRITICAL
+
+
+def test_draws_at_neighbouring_positions_and_seeds_are_independent() -> None:
+    pairs = Counter[tuple[int, int]]()
+    for seed in range(100):
+        numbers = [uniform(seed, position) for position in range(101)]
+        pairs.update((int(4 * a), int(4 * b)) for a, b in pairwise(numbers))
+        pairs.update((int(4 * uniform(seed, p)), int(4 * uniform(seed + 1, p))) for p in range(100))
+    expected = 20_000 / 16
+    assert len(pairs) == 16
+    assert sum((count - expected) ** 2 / expected for count in pairs.values()) < 45  # 15 degrees, 1 in 10,000
+
+
+def test_the_generator_never_changes() -> None:
+    """A request resumed on a worker of another version goes on identically."""
+    assert [uniform(0, 0), uniform(1, 2), uniform((1 << 64) - 1, 131_071)] == [
+        0.6524484863740322,
+        0.7376992526901169,
+        0.005034314612885504,
+    ]
+    assert uniform(5, 3) == uniform(5 + (1 << 64), 3), "seeds are of 64 bits"
+    assert all(0 <= uniform(seed, 9) < 1 for seed in range(1000))
+
+
+def random_draw(random: Random, vocabulary: int) -> Draw:
+    seen = banned = None
+    penalty = 1.0
+    if random.random() < 0.5:
+        penalty = random.choice([1.1, 1.5])
+        seen = torch.tensor([random.random() < 0.4 for _ in range(vocabulary)])
+    if random.random() < 0.5:
+        banned = torch.tensor(sorted(random.sample(range(vocabulary), vocabulary // 3)))
+    sampling = Sampling(
+        temperature=random.choice([0.0, 0.3, 1.0, 2.0]),
+        top_p=random.choice([1.0, 0.9, 0.5]),
+        top_k=random.choice([0, 1, 5, 1000]),
+        min_p=random.choice([0.0, 0.1]),
+        repetition_penalty=penalty,
+        seed=random.randrange(1 << 64),
+        logprobs=random.choice([None, None, 0, 3, 1000]),
+    )
+    return Draw(sampling, random.randrange(100_000), banned, seen)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_row_of_a_mixed_batch_is_chosen_as_it_is_alone(seed: int) -> None:
+    random = Random(seed)
+    logits = 3 * torch.randn(40, 50, generator=torch.Generator().manual_seed(seed))
+    draws = [random_draw(random, 50) for _ in range(40)]
+    together = choose(logits.clone(), draws)
+    assert together == [choose(logits[n : n + 1].clone(), [draw])[0] for n, draw in enumerate(draws)]
+    assert len({choice.token_id for choice in together}) > 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_drawn_that_is_banned_or_cut(seed: int) -> None:
+    random = Random(seed)
+    logits = 3 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
+    for _ in range(20):
+        draw = random_draw(random, 50)
+        values = logits.clone()
+        if draw.seen is not None:
+            # Keskar et al. 2019, token by token.
+            for token in range(50):
+                if draw.seen[token]:
+                    penalty = draw.sampling.repetition_penalty
+                    values[token] = values[token] / penalty if values[token] > 0 else values[token] * penalty
+        if draw.banned is not None:
+            values[draw.banned] = -torch.inf
+        draws = [Draw(draw.sampling, n, draw.banned, draw.seen) for n in range(200)]
+        chosen = {choice.token_id for choice in choose(logits.expand(200, -1).clone(), draws)}
+        if draw.sampling.temperature == 0:
+            assert chosen == {int(values.argmax())}
+        else:
+            allowed = plain_distribution(values, draw.sampling)
+            # A border may fall to either side by rounding; no token here is that close to one.
+            assert chosen <= {token for token, share in enumerate(allowed) if share}
+
+
+def test_a_number_next_to_one_draws_the_last_token_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fp32 it is one: what lies behind the allowed tokens must not be reached."""
+    monkeypatch.setattr("worker.engine.sampling.uniform", lambda seed, position: 1 - 2.0**-53)
+    banned = torch.tensor([0, 10])
+    [choice] = choose(LOGITS[None].clone(), [Draw(Sampling(temperature=1.0), 0, banned)])
+    assert choice.token_id == 9
+    [choice] = choose(LOGITS[None].clone(), [Draw(Sampling(temperature=1.0, top_k=2), 0, banned)])
+    assert choice.token_id == 2
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0, 2.0]])
+    assert choose(logits, [Draw(Sampling(), 0)])[0].token_id == 1
+
+
+def test_a_temperature_near_zero_is_greedy() -> None:
+    draws = [Draw(Sampling(temperature=1e-6, seed=seed), 5) for seed in range(50)]
+    assert {c.token_id for c in choose(LOGITS.expand(50, -1).clone(), draws)} == {0}
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    """Before temperature, penalty and bans."""
+    seen = torch.ones(VOCABULARY, dtype=torch.bool)
+    sampling = Sampling(temperature=0.5, repetition_penalty=1.5, top_k=3, seed=1, logprobs=4)
+    expected = torch.log_softmax(LOGITS.double(), -1)
+    for position in range(20):
+        [choice] = choose(LOGITS[None].clone(), [Draw(sampling, position, torch.tensor([0]), seen)])
+        assert choice.token_id != 0
+        assert choice.logprobs is not None
+        assert choice.logprobs.chosen == pytest.approx(float(expected[choice.token_id]), abs=1e-5)
+        ids, values = zip(*choice.logprobs.top, strict=True)
+        assert ids[0] == 0
+        assert set(ids) == {0, 1, 2, 11}
+        assert values == pytest.approx(sorted(expected.tolist(), reverse=True)[:4], abs=1e-5)
+
+
+def test_log_probabilities_of_the_chosen_alone_can_be_had() -> None:
+    [choice] = choose(LOGITS[None].clone(), [Draw(Sampling(logprobs=0), 0)])
+    assert choice.logprobs is not None
+    assert choice.logprobs.top == ()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0.0},
+        {"logprobs": -1},
+    ],
+)
+def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Sampling(**values)  # type: ignore[arg-type]  # each is of its field's type

@@ -1,0 +1,54 @@
+"""Two thousand requests later nothing has leaked."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests.worker.engine.small import Outcomes, make_engine, make_request, random_prompt, small_model
+from worker.engine.engine import QueueFullError
+from worker.engine.sampling import Sampling
+
+MODEL = small_model()
+REQUESTS = 2000
+
+
+def test_two_thousand_random_requests_leak_neither_slot_nor_page() -> None:
+    random, outcomes = Random(0), Outcomes()
+    engine = make_engine(MODEL, slots=24, checkpoints=2, pages=200, queue=20, idle_step_tokens=128)
+    system = random_prompt(random, 16, 16)
+    cancelled, sent, refused = set[str](), 0, 0
+    while sent < REQUESTS or not engine.idle:
+        for _ in range(random.randrange(6) if sent < REQUESTS else 0):
+            request = make_request(
+                MODEL,
+                f"r{sent}",
+                prompt=[*system, *random_prompt(random, 1, 12)],
+                shared=len(system),
+                reasoning=random.choice([0, 0, 2, 4]),
+                grace=0,
+                answer=random.randint(1, 3),
+                sampling=random.choice([Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=sent)]),
+                priority=random.choice([0, 1, 1, 1]),
+                samples=random.choice([1, 1, 1, 1, 2, 3]),
+                received_s=float(sent),
+            )
+            try:
+                engine.submit(request)
+            except QueueFullError:
+                refused += 1
+                continue
+            sent += 1
+        if random.random() < 0.1 and sent:
+            name = f"r{random.randrange(max(0, sent - 30), sent)}"
+            engine.cancel(name)
+            cancelled.add(name)
+        outcomes.take(engine.step())
+        engine.check_integrity()
+    assert refused > 0
+    assert not outcomes.failed
+    for number in range(REQUESTS):
+        ends = [outcome.finished for outcome in outcomes.samples[f"r{number}"].values()]
+        assert f"r{number}" in cancelled or (ends and all(ends)), number
+    load = engine.load()
+    assert (load.running, load.waiting, load.backlog_tokens) == (0, 0, 0)
+    assert (load.free_slots, load.free_pages) == (24, 200)
