@@ -36,6 +36,7 @@ class WorkerServiceGenerateRequest(_message.Message):
     CLOSING_TEXT_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    STRIKE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among this worker's running requests. At most 128 characters."""
     mode: _generation_pb2.Mode.ValueType
@@ -43,8 +44,8 @@ class WorkerServiceGenerateRequest(_message.Message):
     priority: _builtins.int
     """Lower runs first. Range 0 to 7. Default 0."""
     closing_text: _builtins.str
-    """Text that ends reasoning. It must contain `</think>`. Default `\\n</think>\\n\\n`, with a full stop before it when the
-    reasoning stands in mid-sentence.
+    """Text that ends reasoning: anything, then `</think>`, then white space. At most 512 characters. Default
+    `\\n</think>\\n\\n`. A full stop is put before it when the reasoning stands in mid-sentence.
     """
     samples: _builtins.int
     """How many outputs to generate from the one prompt; output i is seeded with seed + i. Range 0 to 16. Default, and 0: 1.
@@ -72,6 +73,10 @@ class WorkerServiceGenerateRequest(_message.Message):
         They count towards the budget and are not sent again.
         """
 
+    @_builtins.property
+    def strike(self) -> Global___ReasoningStrike:
+        """What came as `strike` with the last delta received elsewhere. Only together with `resume`."""
+
     def __init__(
         self,
         *,
@@ -85,10 +90,11 @@ class WorkerServiceGenerateRequest(_message.Message):
         closing_text: _builtins.str = ...,
         resume: _abc.Iterable[Global___TokenRun] | None = ...,
         samples: _builtins.int = ...,
+        strike: Global___ReasoningStrike | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline", b"deadline", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline", b"deadline", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "samples", b"samples", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "samples", b"samples", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,6 +139,7 @@ class WorkerServiceGenerateResponse(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    STRIKE_FIELD_NUMBER: _builtins.int
     sample: _builtins.int
     """Which of the request's samples a delta or completion is of, from 0."""
     @_builtins.property
@@ -151,6 +158,10 @@ class WorkerServiceGenerateResponse(_message.Message):
     def load(self) -> Global___WorkerLoad:
         """The worker's load, at most every 100 ms, and on the first and last event."""
 
+    @_builtins.property
+    def strike(self) -> Global___ReasoningStrike:
+        """With a delta: what has struck so far. Who resumes the request after this delta hands it back."""
+
     def __init__(
         self,
         *,
@@ -159,16 +170,43 @@ class WorkerServiceGenerateResponse(_message.Message):
         completion: Global___WorkerCompletion | None = ...,
         load: Global___WorkerLoad | None = ...,
         sample: _builtins.int = ...,
+        strike: Global___ReasoningStrike | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "started", b"started", "strike", b"strike"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "sample", b"sample", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "event", b"event", "load", b"load", "sample", b"sample", "started", b"started", "strike", b"strike"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "completion"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WorkerServiceGenerateResponse: _TypeAlias = WorkerServiceGenerateResponse  # noqa: Y015
+
+@_typing.final
+class ReasoningStrike(_message.Message):
+    """Reasoning is, or was, to be ended: by force, unless the model ends it first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    reason: _generation_pb2.ReasoningEnd.ValueType
+    """BUDGET, DEADLINE, LOOP, or NATURAL for an end of text without an answer."""
+    reasoning_tokens: _builtins.int
+    """Reasoning tokens used when it struck."""
+    def __init__(
+        self,
+        *,
+        reason: _generation_pb2.ReasoningEnd.ValueType = ...,
+        reasoning_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasoningStrike: _TypeAlias = ReasoningStrike  # noqa: Y015
 
 @_typing.final
 class GenerationStarted(_message.Message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.engine.generation import FinishReason, Phase, ReasoningEnd
+from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
 from worker.engine.sampling import TokenLogprobs
 
 
@@ -33,11 +33,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one step brought for one sample."""
+    """What one step brought for one sample. strike: what has struck so far; for who resumes after this."""
 
     request_id: str
     sample: int
     pieces: tuple[Piece, ...]
+    strike: Strike | None
 
 
 @dataclass(frozen=True, slots=True)

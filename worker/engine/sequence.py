@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.engine.budget import BudgetMachine
 from worker.engine.closing import Closing
-from worker.engine.generation import Limits, TokenRun
+from worker.engine.generation import Limits, Strike, TokenRun
 from worker.engine.prefix import Key
 from worker.engine.sampling import Sampling
 from worker.model.chat import Prompt
@@ -22,7 +22,8 @@ class Request:
 
     limits: reason_until_s in them is a time on that clock too. priority: lower runs first. deadline_s:
     earliest runs first within a priority. samples: how many sequences to generate from the one prompt; sample
-    i has seed + i. resume: tokens generated elsewhere, after which generation goes on (one sample only).
+    i has seed + i. resume, strike: tokens generated elsewhere, after which generation goes on (one sample
+    only), and what had struck by then.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Request:
     stop: tuple[str, ...] = ()
     samples: int = 1
     resume: tuple[TokenRun, ...] = ()
+    strike: Strike | None = None
 
     @property
     def urgency(self) -> tuple[int, float, float]:

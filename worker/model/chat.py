@@ -7,6 +7,8 @@ what it is.)
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +19,8 @@ from tokenizers import Tokenizer
 from worker.model.config import UnsupportedModelError
 
 SYSTEM_MARK, TURN_MARK, END_MARK = "<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"
-CLOSE_TAG = "</think>"
+OPEN_TAG, CLOSE_TAG = TAGS = "<think>", "</think>"
+_TAG = re.compile(f"({'|'.join(TAGS)})")
 
 
 class Role(Enum):
@@ -47,20 +50,29 @@ class Prompt:
 
 
 class Chat:
-    """A model's tokenizer and chat format."""
+    """A model's tokenizer and chat format.
+
+    token_bytes[i]: what token i stands for; `b""` for special tokens. special_ids: of tokens that are no
+    text. end_ids: of tokens that end a turn.
+    """
 
     def __init__(self, tokenizer: Tokenizer, end_token_ids: Iterable[int] = ()) -> None:
         """Raises UnsupportedModelError when the marks of the format are missing or tokens are not
         byte-level.
         """
-        # Special tokens in a text are then encoded like any other characters.
-        tokenizer.encode_special_tokens = True
-        self._tokenizer = tokenizer
-        self._system, self._turn, self._end = (self._mark(m) for m in (SYSTEM_MARK, TURN_MARK, END_MARK))
         added = tokenizer.get_added_tokens_decoder()
-        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        self._tokenizer = _plain(tokenizer)
+        self._system, self._turn, self._end = (self._mark(m) for m in (SYSTEM_MARK, TURN_MARK, END_MARK))
+        # In some models of the family the thinking tags are tokens of their own.
+        self._tags = {token.content: number for number, token in added.items() if token.content in TAGS}
+        texts = {
+            number: token.content
+            for number, token in added.items()
+            if token.content in TAGS or not token.special
+        }
+        self.special_ids = frozenset(added) - frozenset(texts)
         self.end_ids = frozenset({self._end, *end_token_ids})
-        self.token_bytes = _token_bytes(tokenizer, added.keys())
+        self.token_bytes = _token_bytes(tokenizer, self.special_ids, texts)
 
     @staticmethod
     def load(directory: Path, end_token_ids: Iterable[int] = ()) -> Chat:
@@ -74,8 +86,19 @@ class Chat:
             raise UnsupportedModelError(f"{path}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of a text of our own, in which a thinking tag is a thinking tag."""
+        if not self._tags:
+            return self._encode_plain(text)
+        ids: list[int] = []
+        for part in _TAG.split(text):
+            ids += [self._tags[part]] if part in self._tags else self._encode_plain(part)
+        return ids
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """Token ids of anybody's text."""
+        # Unlike `encode`, which takes one text, this lets other threads run meanwhile.
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoded.ids
         return ids
 
     def prompt(self, turns: Sequence[Turn], *, think: bool) -> Prompt:
@@ -90,16 +113,16 @@ class Chat:
         if any(turn.role is Role.SYSTEM for turn in turns[1:]):
             raise ValueError("only the first turn may be the system's")
         system, rest = (turns[0].text, turns[1:]) if turns[0].role is Role.SYSTEM else ("", turns)
-        ids = [self._system, *self.encode(f"{Role.SYSTEM.value}\n{system.strip()}\n")]
+        ids = [self._system, *self._encode_plain(f"{Role.SYSTEM.value}\n{system.strip()}\n")]
         shared = len(ids)
         for turn in rest:
             text = turn.text
             if turn.role is Role.ASSISTANT:
                 text = text.rpartition(CLOSE_TAG)[2]
-            ids += [self._turn, *self.encode(f"{turn.role.value}\n{text.strip()}\n")]
+            ids += [self._turn, *self._encode_plain(f"{turn.role.value}\n{text.strip()}\n")]
             if turn.role is Role.ASSISTANT:
-                ids += [self._end, *self.encode("\n")]
-        opening = "<think>\n" if think else "<think></think>"
+                ids += [self._end, *self._encode_plain("\n")]
+        opening = f"{OPEN_TAG}\n" if think else OPEN_TAG + CLOSE_TAG
         ids += [self._turn, *self.encode(f"{Role.ASSISTANT.value}\n{opening}")]
         return Prompt(tuple(ids), shared)
 
@@ -110,16 +133,28 @@ class Chat:
         return int(number)
 
 
-def _token_bytes(tokenizer: Tokenizer, added: Iterable[int]) -> list[bytes]:
-    """What each id stands for: added tokens stand for their text's absence, others for their byte-level
-    symbols.
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for which no text holds an added token: all are spelled out like any other characters."""
+    settings = json.loads(tokenizer.to_str())
+    for token in settings["added_tokens"]:
+        token["special"] = True
+    plain = Tokenizer.from_str(json.dumps(settings))
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _token_bytes(tokenizer: Tokenizer, specials: frozenset[int], texts: dict[int, str]) -> list[bytes]:
+    """What each id stands for: specials for nothing, `texts` for their text, others for the bytes that their
+    symbols spell.
     """
     byte_of = {symbol: bytes([byte]) for byte, symbol in enumerate(byte_symbols())}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocabulary.values()) + 1)
-    skipped = frozenset(added)
     for symbols, number in vocabulary.items():
-        if number in skipped:
+        if number in specials:
+            continue
+        if number in texts:
+            table[number] = texts[number].encode()
             continue
         try:
             table[number] = b"".join(byte_of[symbol] for symbol in symbols)

@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import logging
 import random
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,13 +23,22 @@ from worker.engine.closing import Closing
 from worker.engine.engine import Engine
 from worker.model.chat import Chat
 from worker.model.progress import loading_bar
-from worker.service import wire
 from worker.service.engine_thread import EngineThread
+from worker.service.requests import RequestReader
+from worker.service.responses import duration
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.service.warmup import Speed, measure
 
-SERVICE = "curfew.v1.WorkerService"
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
 _MAX_MESSAGE_BYTES = 8 << 20
+# What a call is given to hear that the device has failed.
+_FAILURE_GRACE_S = 2.0
+# How soon one thread lets another run. The interpreter's default of 5 ms is more than a step takes, and the
+# event loop needs several turns for one message.
+_SWITCH_INTERVAL_S = 0.0005
 # Between bytes and tokens: enough prose to be typical.
 _PROSE = (
     "A worker runs the model and streams its tokens; a controller decides, for each request, whether to "
@@ -38,90 +49,142 @@ _PROSE = (
 def arguments() -> argparse.ArgumentParser:
     """The command's arguments."""
     default = EngineOptions()
-    parser = argparse.ArgumentParser(prog="curfew worker", description="Serves one model on one device.")
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="Hugging Face model directory"
+    parser = argparse.ArgumentParser(
+        prog="curfew worker",
+        description="Serves one model on one device.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="port 0 picks one")
-    parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of one step")
-    parser.add_argument("--slots", type=int, default=default.slots, help="state slots")
-    parser.add_argument("--cache-mib", type=int, help="memory for slots and pages; default: what is free")
-    parser.add_argument("--page-tokens", type=int, default=default.page_tokens)
-    parser.add_argument("--step-tokens", type=int, default=default.step_tokens)
-    parser.add_argument("--idle-step-tokens", type=int, default=default.idle_step_tokens)
-    parser.add_argument("--queue", type=int, default=default.queue, help="requests that may wait")
-    parser.add_argument("--max-sequence-tokens", type=int, help="prompt and output of one request")
-    parser.add_argument("--no-prefix-cache", action="store_true")
-    parser.add_argument("--flush-ms", type=float, default=5.0, help="least time between a stream's deltas")
-    parser.add_argument("--grace-s", type=float, default=30.0, help="time to finish in when told to stop")
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="Hugging Face model directory")
+    add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
+    add("--device", default="cpu", help="such as cpu or cuda:0")
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")
+    add("--threads", type=_positive, default=1, help="CPU threads of one step")
+    add("--slots", type=_positive, default=default.slots, help="sequences that run together")
+    add("--checkpoints", type=_count, default=default.checkpoints, help="states of shared prompts to keep")
+    add("--cache-mib", type=_positive, help="memory for states and pages; if not given, what is free")
+    add("--page-tokens", type=_positive, default=default.page_tokens, help="tokens of a page")
+    add("--step-tokens", type=_positive, default=default.step_tokens, help="prompt tokens of a step")
+    add(
+        "--idle-step-tokens",
+        type=_positive,
+        default=default.idle_step_tokens,
+        help="prompt tokens of a step while nothing decodes",
+    )
+    add("--queue", type=_count, default=default.queue, help="requests that may wait")
+    add("--max-sequence-tokens", type=_positive, help="prompt and output of one request")
+    add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
+    add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs until SIGTERM or SIGINT. Exits with 2 and one line when it cannot start, with 1 when the device
-    fails.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Returns the exit status: 2 when it cannot start, after one line that says why; 1 when the device failed.
+    A second SIGINT ends it at once.
     """
     options = arguments().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        torch.set_num_threads(options.threads)
-        with loading_bar(str(options.model)) as progress:
-            model = load_model(options.model, device=options.device, dtype=_dtype(options), progress=progress)
-        engine = build_engine(model, _engine_options(options), time.monotonic)
-        speed = measure(
-            engine, model.chat, Closing(model.chat.encode, model.chat.token_bytes), time.monotonic
-        )
-        healthy = asyncio.run(_serve(options, model, engine, speed))
+        return _run(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    torch.set_num_threads(options.threads)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        model, engine = _load(options)
+        closing = Closing(model.chat.encode, model.chat.token_bytes)
+        speed = measure(engine, model.chat, closing, time.monotonic)
+    # torch raises RuntimeError for a device that is not there and for memory that does not suffice.
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"curfew worker: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    raise SystemExit(0 if healthy else 1)
+        return _cannot_start(error)
+    reader = RequestReader(model.chat, closing)
+    return asyncio.run(_serve(options, engine, reader, _description(model, engine, speed)))
 
 
-async def _serve(options: argparse.Namespace, model: Model, engine: Engine, speed: Speed) -> bool:
-    """Serves until told to stop. Returns whether the device was well to the end."""
-    stop = asyncio.Event()
-    thread = EngineThread(engine, on_device_failure=stop.set)
-    server = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
-    servicer = WorkerServicer(
-        thread,
-        model,
-        _description(model, engine, speed),
-        ServicerSettings(flush_s=options.flush_ms / 1000),
-        clock=time.monotonic,
-        random_seed=lambda: random.getrandbits(63),
-    )
-    add_WorkerServiceServicer_to_server(servicer, server.grpc)
-    address = await server.start(options.listen, [SERVICE])
-    thread.start()
-    await server.set_serving(True)
-    print(f"curfew worker ready: listen={address}", flush=True)
-    with on_signals(stop.set):
-        await stop.wait()
-    await server.drain(0.0 if thread.failed else options.grace_s)
-    await thread.stop()
-    return not thread.failed
-
-
-def _dtype(options: argparse.Namespace) -> torch.dtype:
+def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
+    device = torch.device(options.device)
     if options.dtype == "auto":
-        return torch.float32 if options.device.type == "cpu" else torch.bfloat16
-    return torch.float32 if options.dtype == "float32" else torch.bfloat16
-
-
-def _engine_options(options: argparse.Namespace) -> EngineOptions:
-    return EngineOptions(
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    else:
+        dtype = torch.float32 if options.dtype == "float32" else torch.bfloat16
+    with loading_bar(str(options.model)) as progress:
+        model = load_model(options.model, device=device, dtype=dtype, progress=progress)
+    engine_options = EngineOptions(
         slots=options.slots,
+        checkpoints=options.checkpoints,
         cache_bytes=None if options.cache_mib is None else options.cache_mib << 20,
         page_tokens=options.page_tokens,
         step_tokens=options.step_tokens,
         idle_step_tokens=options.idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=options.max_sequence_tokens,
-        checkpoints=0 if options.no_prefix_cache else EngineOptions().checkpoints,
     )
+    return model, build_engine(model, engine_options, time.monotonic)
+
+
+async def _serve(
+    options: argparse.Namespace, engine: Engine, reader: RequestReader, description: pb.DescribeWorkerResponse
+) -> int:
+    stop = asyncio.Event()
+    thread = EngineThread(engine, on_failure=stop.set)
+    server = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
+    servicer = WorkerServicer(
+        thread,
+        reader,
+        description,
+        ServicerSettings(flush_s=options.flush_ms / 1000),
+        clock=time.monotonic,
+        random_seed=lambda: random.getrandbits(63),
+    )
+    add_WorkerServiceServicer_to_server(servicer, server.grpc)
+    try:
+        address = await server.start(options.listen, [SERVICE])
+    except OSError as error:
+        return _cannot_start(error)
+    thread.start()
+    await server.set_serving(True)
+    print(f"curfew worker ready: listen={address}", flush=True)
+    with on_signals(stop.set):
+        await stop.wait()
+    logger.info("draining")
+    await server.drain(_FAILURE_GRACE_S if thread.failed else options.grace_s)
+    await thread.stop()
+    return 1 if thread.failed else 0
+
+
+def _cannot_start(why: Exception) -> int:
+    print(f"curfew worker: {str(why).partition(chr(10))[0]}", file=sys.stderr)
+    return 2
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _count(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return number
+
+
+def _duration(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below a million")
+    return number
 
 
 def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorkerResponse:
@@ -142,7 +205,7 @@ def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorke
         ),
         speed=pb.WorkerSpeed(
             decode=[
-                pb.DecodeSpeed(batch_size=size, step=wire.duration(step_s))
+                pb.DecodeSpeed(batch_size=size, step=duration(step_s))
                 for size, step_s in speed.decode_s.items()
             ],
             prefill_tokens_per_s=speed.prefill_tokens_per_s,

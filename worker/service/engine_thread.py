@@ -6,10 +6,11 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
-from worker.engine.engine import Engine
+from worker.engine.engine import DuplicateError, Engine
 from worker.engine.events import Event, Failed, FailureKind, Load
 from worker.engine.generation import Limits
 from worker.engine.sequence import Request
@@ -18,6 +19,8 @@ from worker.service.mailbox import Mailbox
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# What the thread is asked to do; without an engine when it has failed.
+Call = Callable[[Engine | None], None]
 
 
 class DeviceFailedError(Exception):
@@ -30,14 +33,13 @@ class EngineThread:
     Its methods belong to the event loop that made it; the engine is touched in the thread alone.
     """
 
-    def __init__(self, engine: Engine, on_device_failure: Callable[[], None]) -> None:
-        """on_device_failure: called once in the event loop when a step fails. Every request has failed
-        then.
-        """
-        self._engine, self._on_device_failure = engine, on_device_failure
+    def __init__(self, engine: Engine, on_failure: Callable[[], None]) -> None:
+        """on_failure: called once, in the event loop, when a step has failed and every request with it."""
+        self._engine, self._on_failure = engine, on_failure
         self._loop = asyncio.get_running_loop()
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._mailboxes: dict[str, Mailbox] = {}
+        """Of requests that the engine holds, or will when it has come to the calls that wait."""
         self._load = engine.load()
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -52,109 +54,124 @@ class EngineThread:
         await asyncio.to_thread(self._thread.join)
 
     @property
-    def load(self) -> Load:
-        """The engine's load after its last step."""
-        return self._load
-
-    @property
     def failed(self) -> bool:
         """Whether the device has failed."""
         return self._failed
 
+    @property
+    def load(self) -> Load:
+        """The engine's load after its last step."""
+        return self._load
+
+    async def fresh_load(self) -> Load:
+        """The load now if the engine is idle, else after its last step: nobody waits for a step to end.
+
+        Raises DeviceFailedError.
+        """
+        if self._load.running or self._load.waiting:
+            return self._load
+        return await self._call(Engine.load)
+
     async def submit(self, request: Request) -> Mailbox:
         """Hands a request to the engine. Raises what Engine.submit raises, and DeviceFailedError."""
-        if request.request_id in self._mailboxes:
-            # Refused here already, so that the running request keeps its mailbox.
-            await self._call(lambda: self._engine.submit(request))
-        mailbox = self._mailboxes[request.request_id] = Mailbox(request.samples)
+        request_id = request.request_id
+        if request_id in self._mailboxes:
+            raise DuplicateError(f"request {request_id!r} is running already")
+        mailbox = self._mailboxes[request_id] = Mailbox(request_id, request.samples)
         try:
-            await self._call(lambda: self._engine.submit(request))
-        except asyncio.CancelledError:
-            self.cancel(request.request_id)
-            raise
-        except Exception:
-            del self._mailboxes[request.request_id]
+            await self._call(lambda engine: engine.submit(request))
+        except BaseException:
+            self.cancel(mailbox)
             raise
         return mailbox
 
-    def cancel(self, request_id: str) -> None:
-        """Ends a request before the next step, and forgets it."""
-        if self._mailboxes.pop(request_id, None) is not None:
-            self._calls.put(lambda: self._engine.cancel(request_id))
+    def cancel(self, mailbox: Mailbox) -> None:
+        """Ends a request before the next step. One that is over is left alone, and so is another that has
+        taken its id since.
+        """
+        request_id = mailbox.request_id
+        if self._mailboxes.get(request_id) is not mailbox:
+            return
+        del self._mailboxes[request_id]
+
+        def call(engine: Engine | None) -> None:
+            if engine is not None:
+                engine.cancel(request_id)
+
+        self._calls.put(call)
 
     async def adjust(
         self, request_id: str, reasoning_tokens: int | None, reason_until_s: float | None
     ) -> tuple[Limits, int] | None:
         """Changes a request's limits: those in force, and the reasoning tokens used. None if it does not
-        run.
+        run. Raises DeviceFailedError.
         """
 
-        def adjust() -> tuple[Limits, int] | None:
-            limits = self._engine.adjust(request_id, reasoning_tokens, reason_until_s)
-            return None if limits is None else (limits, self._engine.reasoning_tokens(request_id))
+        def adjust(engine: Engine) -> tuple[Limits, int] | None:
+            limits = engine.adjust(request_id, reasoning_tokens, reason_until_s)
+            return None if limits is None else (limits, engine.reasoning_tokens(request_id))
 
         return await self._call(adjust)
 
-    async def _call(self, function: Callable[[], T]) -> T:
-        """Runs a function in the engine's thread, between two steps."""
-        if self._failed:
-            raise DeviceFailedError("the device has failed")
-        answer: asyncio.Future[T] = self._loop.create_future()
+    async def _call(self, function: Callable[[Engine], T]) -> T:
+        """Runs a function in the thread, between two steps. What it raises is the caller's."""
+        answer: Future[T] = Future()
 
-        def call() -> None:
+        def call(engine: Engine | None) -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
-                result = function()
+                if engine is None:
+                    raise DeviceFailedError("the device has failed")
+                answer.set_result(function(engine))
             except Exception as error:  # handed to the caller
-                self._loop.call_soon_threadsafe(_fail, answer, error)
-            else:
-                self._loop.call_soon_threadsafe(_fulfil, answer, result)
+                answer.set_exception(error)
 
         self._calls.put(call)
-        return await answer
+        return await asyncio.wrap_future(answer)
+
+    # In the thread.
 
     def _run(self) -> None:
-        """The thread: waits for calls while idle, else alternates between calls and steps."""
-        engine = self._engine
-        while True:
-            while engine.idle or not self._calls.empty():
-                call = self._calls.get()
-                if call is None:
-                    return
-                call()
-            try:
-                events = engine.step()
-            except Exception as error:  # the device: nothing can be computed any more
-                logger.critical("a step failed; no more requests are taken", exc_info=error)
-                self._loop.call_soon_threadsafe(self._fail_all, f"{type(error).__name__}: {error}")
-                return
-            self._loop.call_soon_threadsafe(self._deliver, events, engine.load())
+        try:
+            while self._make_calls():
+                events = self._engine.step()
+                self._post(self._deliver, events, self._engine.load())
+        except Exception as error:  # nothing can be computed any more
+            logger.critical("the device has failed; no more requests are taken", exc_info=error)
+            self._post(self._fail)
+            while (call := self._calls.get()) is not None:
+                call(None)
 
-    def _deliver(self, events: list[Event], load: Load) -> None:
+    def _make_calls(self) -> bool:
+        """Makes the calls that wait, and waits for more while the engine is idle. False when told to end."""
+        engine = self._engine
+        while engine.idle or not self._calls.empty():
+            call = self._calls.get()
+            if call is None:
+                return False
+            call(engine)
+            if engine.idle:  # no step will tell the load
+                self._post(self._deliver, (), engine.load())
+        return True
+
+    def _post(self, function: Callable[..., None], *arguments: object) -> None:
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    # In the event loop, called by the thread.
+
+    def _deliver(self, events: Sequence[Event], load: Load) -> None:
         self._load = load
         for event in events:
             mailbox = self._mailboxes.get(event.request_id)
             if mailbox is not None:
                 mailbox.put(event)
-                if mailbox.over:
+                if mailbox.complete:
                     del self._mailboxes[event.request_id]
 
-    def _fail_all(self, why: str) -> None:
+    def _fail(self) -> None:
         self._failed = True
         for request_id, mailbox in self._mailboxes.items():
-            mailbox.put(Failed(request_id, FailureKind.DEVICE, why))
+            mailbox.put(Failed(request_id, FailureKind.DEVICE, "the device has failed"))
         self._mailboxes.clear()
-        while not self._calls.empty():
-            call = self._calls.get()
-            if call is not None:
-                call()
-        self._on_device_failure()
-
-
-def _fulfil(answer: asyncio.Future[T], result: T) -> None:
-    if not answer.done():
-        answer.set_result(result)
-
-
-def _fail(answer: asyncio.Future[T], error: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+        self._on_failure()

@@ -3,64 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import contextlib
 
-from worker.engine.events import Event, Failed, Finished, Output, Piece
+from worker.engine.events import Event, Failed, Finished, Output, Piece, Started
+from worker.engine.generation import Phase, Strike
+from worker.engine.sampling import TokenLogprobs
 
 
 class Mailbox:
-    """Events of one request, between the engine and its stream. Lives in the event loop.
+    """Events of one request, between the engine and its stream. Belongs to the event loop.
 
-    Pieces of one sample and phase that wait are merged, so that a slow reader finds few and large ones: what
-    waits is bounded by the phases that a request goes through, not by its tokens.
+    Pieces of one sample and phase are merged while they wait, so that a slow reader finds few and large ones:
+    what waits is bounded by the request's own output, and its number by the phases that samples go through.
     """
 
-    def __init__(self, samples: int) -> None:
-        self._waiting: list[Event] = []
-        self._arrived = asyncio.Event()
-        self._samples = samples
+    def __init__(self, request_id: str, samples: int) -> None:
+        self.request_id = request_id
+        self._unfinished = samples
+        self._waiting: list[Started | Finished | Failed | _Run] = []
+        self._last: dict[int, _Run] = {}
+        """Of each sample, the run that may still grow."""
+        self._arrived, self._complete = asyncio.Event(), asyncio.Event()
 
     @property
-    def over(self) -> bool:
+    def complete(self) -> bool:
         """Whether nothing more will come."""
-        return self._samples == 0
+        return self._complete.is_set()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is complete and everything was taken."""
+        return self.complete and not self._waiting
 
     def put(self, event: Event) -> None:
         """Adds an event."""
-        if isinstance(event, Finished):
-            self._samples -= 1
-        elif isinstance(event, Failed):
-            self._samples = 0
-        last = self._waiting[-1] if self._waiting else None
-        if isinstance(event, Output) and isinstance(last, Output) and last.sample == event.sample:
-            self._waiting[-1] = replace(last, pieces=merge(last.pieces, event.pieces))
-        else:
-            self._waiting.append(event)
+        match event:
+            case Output():
+                for piece in event.pieces:
+                    self._put_piece(event.sample, piece, event.strike)
+            case Finished():
+                self._unfinished -= 1
+                self._waiting.append(event)
+            case Failed():
+                self._unfinished = 0
+                self._waiting.append(event)
+            case Started():
+                self._waiting.append(event)
         self._arrived.set()
+        if not self._unfinished:
+            self._complete.set()
 
     async def arrived(self) -> None:
         """Waits until there is something to take."""
         await self._arrived.wait()
 
+    async def complete_within(self, seconds: float) -> None:
+        """Waits until it is complete, but not for longer than so many seconds."""
+        if seconds > 0 and not self.complete:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._complete.wait()
+
     def take(self) -> list[Event]:
-        """Everything that waits."""
-        taken, self._waiting = self._waiting, []
+        """Everything that waits; an Output holds one piece."""
+        taken = [
+            event.output(self.request_id) if isinstance(event, _Run) else event for event in self._waiting
+        ]
+        self._waiting, self._last = [], {}
         self._arrived.clear()
         return taken
 
+    def _put_piece(self, sample: int, piece: Piece, strike: Strike | None) -> None:
+        run = self._last.get(sample)
+        if run is None or run.phase is not piece.phase:
+            run = self._last[sample] = _Run(sample, piece.phase)
+            self._waiting.append(run)
+        run.add(piece, strike)
 
-def merge(first: tuple[Piece, ...], second: tuple[Piece, ...]) -> tuple[Piece, ...]:
-    """Joins two lists of pieces, adjacent ones of one phase into one."""
-    merged = list(first)
-    for piece in second:
-        if merged and merged[-1].phase is piece.phase:
-            last = merged[-1]
-            merged[-1] = Piece(
-                piece.phase,
-                last.token_ids + piece.token_ids,
-                last.text + piece.text,
-                last.logprobs + piece.logprobs,
-            )
-        else:
-            merged.append(piece)
-    return tuple(merged)
+
+class _Run:
+    """Adjacent pieces of one sample and phase. strike: after the last of them."""
+
+    __slots__ = ("_logprobs", "_sample", "_texts", "_token_ids", "phase", "strike")
+
+    def __init__(self, sample: int, phase: Phase) -> None:
+        self._sample = sample
+        self.phase = phase
+        self.strike: Strike | None = None
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
+
+    def add(self, piece: Piece, strike: Strike | None) -> None:
+        self._token_ids += piece.token_ids
+        self._logprobs += piece.logprobs
+        self.strike = strike
+        if piece.text:
+            self._texts.append(piece.text)
+
+    def output(self, request_id: str) -> Output:
+        text = "".join(self._texts)
+        piece = Piece(self.phase, tuple(self._token_ids), text, tuple(self._logprobs))
+        return Output(request_id, self._sample, (piece,), self.strike)

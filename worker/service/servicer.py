@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -12,14 +12,21 @@ from curfew.rpc.calls import Context
 from curfew.rpc.errors import RpcError, invalid, reason, retry_after
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import WorkerServiceServicer
-from worker.engine.build import Model
-from worker.engine.closing import Closing
 from worker.engine.engine import DuplicateError, QueueFullError, RefusedError, TooLargeError
 from worker.engine.events import Event, Failed, FailureKind, Finished, Output, Started
-from worker.service import wire
+from worker.service import responses
 from worker.service.engine_thread import DeviceFailedError, EngineThread
+from worker.service.mailbox import Mailbox
+from worker.service.requests import RequestReader, read_adjustment
 
 _LOAD_EVERY_S = 0.1
+_RETRY_S = 1.0
+
+_REFUSALS = {
+    TooLargeError: (grpc.StatusCode.OUT_OF_RANGE, "REQUEST_TOO_LARGE"),
+    QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    DuplicateError: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_IN_USE"),
+}
 
 GenerateRequest = pb.WorkerServiceGenerateRequest
 GenerateResponse = pb.WorkerServiceGenerateResponse
@@ -31,7 +38,7 @@ class ServicerSettings:
     merged.
     """
 
-    flush_s: float = 0.005
+    flush_s: float
 
 
 class WorkerServicer(WorkerServiceServicer):
@@ -40,67 +47,41 @@ class WorkerServicer(WorkerServiceServicer):
     def __init__(
         self,
         thread: EngineThread,
-        model: Model,
+        reader: RequestReader,
         description: pb.DescribeWorkerResponse,
         settings: ServicerSettings,
         *,
         clock: Callable[[], float],
         random_seed: Callable[[], int],
     ) -> None:
-        """description: everything about the worker but its load. clock: the engine's, in seconds."""
-        self._thread, self._chat, self._description, self._settings = (
-            thread,
-            model.chat,
-            description,
-            settings,
-        )
-        self._clock, self._random_seed = clock, random_seed
-        self._closing = Closing(model.chat.encode, model.chat.token_bytes)
+        """description: everything about the worker but its load. clock: the engine's, in seconds.
+        random_seed: for requests that name none.
+        """
+        self._thread, self._reader, self._description = thread, reader, description
+        self._settings, self._clock, self._random_seed = settings, clock, random_seed
 
     async def Generate(
         self, request: GenerateRequest, context: Context[GenerateRequest, GenerateResponse]
     ) -> AsyncGenerator[GenerateResponse, None]:
         """Streams one request. Whoever leaves the stream frees its slot before the next step."""
-        now_s = self._clock()
-        # Long prompts take a while to tokenise: not in the event loop.
-        parsed = await asyncio.to_thread(
-            wire.parse_request,
-            request,
-            self._chat,
-            self._closing,
-            random_seed=self._random_seed(),
-            now_s=now_s,
+        # A long prompt takes a while to encode: not in the event loop.
+        read = await asyncio.to_thread(
+            self._reader.read, request, random_seed=self._random_seed(), now_s=self._clock()
         )
         try:
-            mailbox = await self._thread.submit(parsed)
+            mailbox = await self._thread.submit(read)
         except RefusedError as error:
             raise _refusal(error) from None
         except DeviceFailedError:
-            raise RpcError(
-                grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED")
-            ) from None
+            raise _device_failed() from None
         except ValueError as error:
+            # All else was checked when the request was read.
             raise invalid([("resume", str(error))]) from None
-        load_due_s = 0.0
-        flushed_s: float | None = None
         try:
-            while True:
-                await mailbox.arrived()
-                if flushed_s is not None and not mailbox.over:
-                    await asyncio.sleep(flushed_s + self._settings.flush_s - self._clock())
-                events = mailbox.take()
-                for response in (r for event in events for r in _responses(event)):
-                    sent_s = self._clock()
-                    if sent_s >= load_due_s or response.HasField("completion"):
-                        response.load.CopyFrom(wire.load_message(self._thread.load))
-                        load_due_s = sent_s + _LOAD_EVERY_S
-                    if response.HasField("delta"):
-                        flushed_s = sent_s
-                    yield response
-                if mailbox.over:
-                    return
+            async for response in self._responses(mailbox, read.sampling.seed):
+                yield response
         finally:
-            self._thread.cancel(request.request_id)
+            self._thread.cancel(mailbox)
 
     async def AdjustBudget(
         self,
@@ -108,16 +89,11 @@ class WorkerServicer(WorkerServiceServicer):
         context: Context[pb.AdjustBudgetRequest, pb.AdjustBudgetResponse],
     ) -> pb.AdjustBudgetResponse:
         """Changes a running request's budget."""
-        until_s = None
-        if request.HasField("reason_until"):
-            until_s = self._clock() + wire.seconds(request.reason_until)
-        tokens = request.reasoning_tokens if request.HasField("reasoning_tokens") else None
+        tokens, until_s = read_adjustment(request, self._clock())
         try:
             adjusted = await self._thread.adjust(request.request_id, tokens, until_s)
         except DeviceFailedError:
-            raise RpcError(
-                grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED")
-            ) from None
+            raise _device_failed() from None
         if adjusted is None:
             raise RpcError(
                 grpc.StatusCode.NOT_FOUND,
@@ -135,36 +111,50 @@ class WorkerServicer(WorkerServiceServicer):
         """Model, limits, speed and load."""
         described = pb.DescribeWorkerResponse()
         described.CopyFrom(self._description)
-        described.load.CopyFrom(wire.load_message(self._thread.load))
+        try:
+            described.load.CopyFrom(responses.load(await self._thread.fresh_load()))
+        except DeviceFailedError:
+            raise _device_failed() from None
         return described
 
+    async def _responses(self, mailbox: Mailbox, seed: int) -> AsyncGenerator[GenerateResponse, None]:
+        """What a mailbox brings, to its end, no more often than is worth a message."""
+        load_due_s = flush_due_s = self._clock()
+        while not mailbox.exhausted:
+            await mailbox.arrived()
+            await mailbox.complete_within(flush_due_s - self._clock())
+            for response in (r for event in mailbox.take() for r in _told(event, seed)):
+                now_s = self._clock()
+                if now_s >= load_due_s or response.HasField("completion"):
+                    response.load.CopyFrom(responses.load(self._thread.load))
+                    load_due_s = now_s + _LOAD_EVERY_S
+                if response.HasField("delta"):
+                    flush_due_s = now_s + self._settings.flush_s
+                yield response
 
-def _responses(event: Event) -> list[GenerateResponse]:
+
+def _told(event: Event, seed: int) -> Iterator[GenerateResponse]:
     match event:
         case Started():
-            started = pb.GenerationStarted(
-                prompt_tokens=event.prompt_tokens, queue=wire.duration(event.queue_s)
-            )
-            return [GenerateResponse(started=started)]
+            yield GenerateResponse(started=responses.started(event, seed))
         case Output():
-            return [GenerateResponse(sample=event.sample, delta=wire.delta(piece)) for piece in event.pieces]
+            strike = None if event.strike is None else responses.strike(event.strike)
+            for piece in event.pieces:
+                yield GenerateResponse(sample=event.sample, delta=responses.delta(piece), strike=strike)
         case Finished():
-            return [GenerateResponse(sample=event.sample, completion=wire.completion(event))]
+            yield GenerateResponse(sample=event.sample, completion=responses.completion(event))
         case Failed(kind=FailureKind.DEVICE):
-            raise RpcError(grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED"))
+            raise _device_failed()
         case Failed():
-            # The text of the failure is for the log, not for the caller.
-            raise RuntimeError(f"request {event.request_id} failed: {event.why}")
+            # Its text is for the log, not for the caller.
+            raise RuntimeError(f"request {event.request_id!r} failed: {event.why}")
+
+
+def _device_failed() -> RpcError:
+    return RpcError(grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED"))
 
 
 def _refusal(error: RefusedError) -> RpcError:
-    text = str(error)
-    match error:
-        case TooLargeError():
-            return RpcError(grpc.StatusCode.OUT_OF_RANGE, text, reason("REQUEST_TOO_LARGE"))
-        case QueueFullError():
-            return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text, reason("QUEUE_FULL"), retry_after(1.0))
-        case DuplicateError():
-            return RpcError(grpc.StatusCode.ALREADY_EXISTS, text, reason("REQUEST_ID_IN_USE"))
-        case _:
-            return RpcError(grpc.StatusCode.FAILED_PRECONDITION, text)
+    code, name = _REFUSALS[type(error)]
+    hints = [retry_after(_RETRY_S)] if isinstance(error, QueueFullError) else []
+    return RpcError(code, str(error), *hints, reason(name, **error.numbers))
