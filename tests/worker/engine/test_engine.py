@@ -27,8 +27,8 @@ from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.build import Model
 from worker.engine.closing import Closing
 from worker.engine.engine import DuplicateError, QueueFullError, TooLargeError
-from worker.engine.events import Failed, FailureKind, Load
-from worker.engine.generation import Ban, FinishReason, Phase, ReasoningEnd, TokenRun
+from worker.engine.events import Failed, FailureKind, Load, Output
+from worker.engine.generation import Ban, FinishReason, Phase, ReasoningEnd, Strike, TokenRun
 from worker.engine.sampling import Draw, Sampling, choose
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Request
@@ -143,6 +143,30 @@ def test_a_request_resumed_at_its_end_only_starts_and_finishes() -> None:
     assert outcome.end.reason is FinishReason.LENGTH
     assert outcome.end.timings.prefill_s >= 0
     assert runner.steps == []
+
+
+def test_a_request_resumed_in_its_grace_ends_as_it_would_have_ended() -> None:
+    """Why it is in its grace, its tokens do not tell: the strike that came with them does."""
+    clock, outcomes, strikes = Clock(), Outcomes(), dict[int, Strike | None]()
+    request = make_request(MODEL, prompt=LONG_THINKER, reasoning=30, grace=5, reason_until_s=110.0)
+    engine = make_engine(MODEL, clock)
+    engine.submit(request)
+    while not engine.idle:
+        if outcomes.output_tokens("r") == 4:
+            clock.now_s = 110.0
+        events = engine.step()
+        outcomes.take(events)
+        strikes |= {outcomes.output_tokens("r"): e.strike for e in events if isinstance(e, Output)}
+    expected = outcomes["r"]
+    assert expected.end.reasoning_end is ReasoningEnd.DEADLINE
+    assert expected.end.reasoning_tokens > 6
+    for cut, strike in strikes.items():
+        resumed = replace(request, resume=runs_of(expected.tokens[:cut]), strike=strike)
+        outcome = run(make_engine(MODEL), resumed)["r"]
+        if strike is not None:
+            assert outcome.tokens == expected.tokens[cut:]
+            assert outcome.end.reasoning_end is ReasoningEnd.DEADLINE
+    assert list(strikes.values())[3:5] == [None, Strike(ReasoningEnd.DEADLINE, 5)]
 
 
 def test_what_no_engine_made_cannot_be_resumed() -> None:
