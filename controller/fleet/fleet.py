@@ -13,14 +13,14 @@ from curfew.v1 import worker_pb2
 
 
 class Ranking:
-    """Workers in the order of their expected start, without a scan at each choice.
+    """Workers in the order of their ranks, without a scan at each choice.
 
     A heap whose entries are replaced rather than moved: a worker's newest entry is the valid one, the others
     are dropped as they come up.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Worker]] = []
+        self._heap: list[tuple[tuple[float, int], int, Worker]] = []
         self._newest: dict[Worker, int] = {}
         self._counter = itertools.count()
 
@@ -31,7 +31,7 @@ class Ranking:
             return
         number = next(self._counter)
         self._newest[worker] = number
-        heapq.heappush(self._heap, (worker.expected_start_s(), number, worker))
+        heapq.heappush(self._heap, (worker.rank(), number, worker))
         if len(self._heap) > 8 * len(self._newest) + 64:
             self._heap = [entry for entry in self._heap if self._is_valid(entry)]
             heapq.heapify(self._heap)
@@ -42,8 +42,33 @@ class Ranking:
             heapq.heappop(self._heap)
         return self._heap[0][2] if self._heap else None
 
-    def _is_valid(self, entry: tuple[float, int, Worker]) -> bool:
+    def _is_valid(self, entry: tuple[tuple[float, int], int, Worker]) -> bool:
         return self._newest.get(entry[2]) == entry[1]
+
+
+class Sent:
+    """A request of this controller's at a worker, as it counts towards the worker's load."""
+
+    def __init__(self, worker: Worker, prompt_tokens: int, changed: Callable[[Worker], None]) -> None:
+        self._worker = worker
+        self._prompt_tokens = prompt_tokens
+        self._changed = changed
+        self._started = False
+        worker.note_sent(prompt_tokens)
+        changed(worker)
+
+    def start(self) -> None:
+        """The worker has begun with its prompt."""
+        if not self._started:
+            self._started = True
+            self._worker.note_started(self._prompt_tokens)
+            self._changed(self._worker)
+
+    def end(self) -> None:
+        """It is over, begun or not. To be called exactly once."""
+        self.start()
+        self._worker.note_ended()
+        self._changed(self._worker)
 
 
 class Fleet:
@@ -78,10 +103,9 @@ class Fleet:
         worker = self._ranking.best()
         return None if worker is None else self._links[worker]
 
-    def note_sent(self, worker: Worker, prompt_tokens: int) -> None:
-        """Counts a request that is being sent to a worker."""
-        worker.note_sent(prompt_tokens)
-        self._changed(worker)
+    def send(self, worker: Worker, prompt_tokens: int) -> Sent:
+        """Counts a request that is being sent to a worker; `prompt_tokens` as estimated."""
+        return Sent(worker, prompt_tokens, self._changed)
 
     def take_load(self, worker: Worker, load: worker_pb2.WorkerLoad) -> None:
         """Takes the load that a worker reported on a stream."""

@@ -56,6 +56,7 @@ class Link:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
+        self._fault = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -98,8 +99,11 @@ class Link:
         known = self.worker.available
         try:
             self.worker.take_description(description, self._clock())
+            self._fault = ""
         except ValueError as error:
-            log.error("worker %s cannot be used: %s", self.worker.address, error)
+            if str(error) != self._fault:
+                log.error("worker %s cannot be used: %s", self.worker.address, error)
+            self._fault = str(error)
         if self.worker.available and not known:
             log.info("worker %s is available: %s", self.worker.address, description.model)
         self._changed(self.worker)

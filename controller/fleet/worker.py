@@ -39,8 +39,8 @@ class Worker:
         self._speed_message = worker_pb2.WorkerSpeed()
         self._speed: SpeedModel | None = None
         self._load = Load(0, 0, 0, 0)
-        self._sent_requests = 0
-        self._sent_tokens = 0
+        self._own_requests = 0
+        self._own_unstarted_tokens = 0
 
     @property
     def available(self) -> bool:
@@ -56,13 +56,17 @@ class Worker:
 
     @property
     def load(self) -> Load:
-        """Its load as last reported, with what was sent since."""
-        load, started = self._load, min(self._sent_requests, self._load.free_slots)
+        """Its load as last reported, or as this controller's own requests make it where those are more: a
+        report does not know what is still under way to the worker.
+        """
+        reported = self._load
+        unknown = max(0, self._own_requests - reported.running - reported.waiting)
+        started = min(unknown, reported.free_slots)
         return Load(
-            load.running + started,
-            load.waiting + self._sent_requests - started,
-            load.prefill_backlog_tokens + self._sent_tokens,
-            load.free_slots - started,
+            reported.running + started,
+            reported.waiting + unknown - started,
+            max(reported.prefill_backlog_tokens, self._own_unstarted_tokens),
+            reported.free_slots - started,
         )
 
     def lose(self) -> None:
@@ -92,18 +96,24 @@ class Worker:
         self._speed.learn_step(self._load, wire.seconds(message.load.step), now_s)
 
     def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
-        """Takes its load, which counts what was sent before."""
+        """Takes its load."""
         self.heard_s = now_s
         self._load = Load(
             message.running, message.waiting, message.prefill_backlog_tokens, message.free_slots
         )
-        self._sent_requests = 0
-        self._sent_tokens = 0
 
     def note_sent(self, prompt_tokens: int) -> None:
-        """Counts a request that is being sent, until its next report includes it."""
-        self._sent_requests += 1
-        self._sent_tokens += prompt_tokens
+        """Counts a request of this controller's; `prompt_tokens` as estimated."""
+        self._own_requests += 1
+        self._own_unstarted_tokens += prompt_tokens
+
+    def note_started(self, prompt_tokens: int) -> None:
+        """The prompt of one of them, counted with so many tokens, is no longer waiting."""
+        self._own_unstarted_tokens -= prompt_tokens
+
+    def note_ended(self) -> None:
+        """One of them that was started is over."""
+        self._own_requests -= 1
 
     def learn(self, expected: SpeedEstimate, seen: Observation, now_s: float) -> None:
         """Learns from a request that ended."""
@@ -116,11 +126,14 @@ class Worker:
             raise LookupError(f"worker {self.address} has not been described")
         return self._speed.estimate(self.load, now_s)
 
-    def expected_start_s(self) -> float:
-        """What workers are chosen by: until the first step of a request sent now ends."""
+    def rank(self) -> tuple[float, int]:
+        """What workers are chosen by, the least first: seconds until a request sent now has its first step
+        behind it, and how many requests are there already. Only of a worker that has been described.
+        """
         if self._speed is None:
             raise LookupError(f"worker {self.address} has not been described")
-        return self._speed.expected_start_s(self.load)
+        load = self.load
+        return self._speed.expected_start_s(load), load.running + load.waiting
 
 
 def _speed_model(message: worker_pb2.DescribeWorkerResponse) -> SpeedModel:

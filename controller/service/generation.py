@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from controller import wire
-from controller.fleet import Fleet
+from controller.fleet import Fleet, Sent
 from controller.fleet.link import GenerateCall
 from controller.planning.decision import Mode
 from controller.planning.speed import Observation
@@ -35,6 +35,7 @@ class Generation:
         objectives: Objectives,
         tenant: Tenant,
         fleet: Fleet,
+        sent: Sent,
         receipt_s: float,
         clock: Callable[[], float],
     ) -> None:
@@ -42,6 +43,7 @@ class Generation:
         self._objectives = objectives
         self._tenant = tenant
         self._fleet = fleet
+        self._sent = sent
         self._worker = placement.link.worker
         self._receipt_s = receipt_s
         self._clock = clock
@@ -64,6 +66,7 @@ class Generation:
                 elif event == "completion":
                     outbox.put(reasoning_pb2.GenerateResponse(completion=self._settle(response.completion)))
                 elif event == "started":
+                    self._sent.start()
                     exact = response.started.prompt_tokens
                     self._tenant.lengths.learn_prompt(self._placement.ask.prompt_tokens, exact)
             if not self.ended:

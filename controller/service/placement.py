@@ -24,6 +24,9 @@ ESTIMATE_SLACK = 1.25
 """By how much more than estimated a prompt is taken to be at most, unless its bytes are fewer: no token of a
 byte-level vocabulary is less than a byte."""
 
+TIMEOUT_ROUNDING = 1.01
+"""gRPC sends a timeout with two to three digits, rounded up: a caller may give up this much sooner."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -73,7 +76,7 @@ def _ask(
     wishes = request.wishes
     deadlines = [wire.seconds(wishes.deadline)] if wishes.HasField("deadline") else []
     if time_remaining_s is not None:
-        deadlines.append(time_remaining_s)
+        deadlines.append(time_remaining_s / TIMEOUT_ROUNDING)
     return Ask(
         prompt_tokens=estimated,
         most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),

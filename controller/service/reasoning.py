@@ -61,9 +61,11 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
             except RpcError:
                 tenant.standing.note_failed()
                 raise
-            generation = Generation(placement, policy.objectives, tenant, self._fleet, receipt_s, self._clock)
             outbox = Outbox()
-            self._fleet.note_sent(placement.link.worker, placement.ask.prompt_tokens)
+            sent = self._fleet.send(placement.link.worker, placement.ask.prompt_tokens)
+            generation = Generation(
+                placement, policy.objectives, tenant, self._fleet, sent, receipt_s, self._clock
+            )
             call = placement.link.generate(
                 _worker_request(request_id, request, placement, self._clock() - receipt_s),
                 context.time_remaining(),
@@ -78,6 +80,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
                 # However this ends, the worker's slot must be free again.
                 call.cancel()
                 relay.cancel()
+                sent.end()
                 if not generation.ended:
                     tenant.standing.note_left()
 

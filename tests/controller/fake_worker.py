@@ -122,7 +122,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def DescribeWorker(
         self, request: worker_pb2.DescribeWorkerRequest, context: DescribeContext
     ) -> worker_pb2.DescribeWorkerResponse:
-        step = wire.duration(self.script.step_s)
+        step = wire.duration(max(1e-4, self.script.step_s))
         return worker_pb2.DescribeWorkerResponse(
             model="fake",
             version="1",
