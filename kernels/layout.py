@@ -43,8 +43,8 @@ class PrefillIndex:
     chunk_rows [n, Q]: the tokens of each chunk; T stands for padding. Chunks end at absolute multiples of Q,
     so that a result does not depend on how prefill was split, and are ordered by rank, then by piece.
     chunk_ranks: for each rank r, the pieces (as an index tensor) that have an r-th chunk.
-    spans [P, 3], int32: for each piece its first row, its tokens and its start. page_table [P, max pages], int32: each
-    piece's pages, padded with page 0. The kernels that walk pieces on their own read these two alone.
+    spans [P, 3], int32: for each piece its first row, its tokens and its start. page_table [P, max pages],
+    int32: each piece's pages, padded with page 0. Kernels that walk pieces on their own read these two alone.
     """
 
     lengths: tuple[int, ...]
@@ -140,7 +140,7 @@ def _prefill_index(
 
 
 def _page_table(segments: Sequence[Segment], page_tokens: int) -> Tensor:
-    """The pages that hold each segment's tokens, padded with page 0: [segments, the most pages of one], int64."""
+    """The pages of each segment's tokens, padded with page 0: [segments, the most pages of one], int64."""
     used = [-(-(s.start + s.length) // page_tokens) for s in segments]
     widest = max(used, default=0)
     table = [[*s.pages[:count], *([0] * (widest - count))] for s, count in zip(segments, used, strict=True)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -30,21 +31,30 @@ class Kernels:
         [Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], PrefillIndex], Tensor
     ]
     attention_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    relu2: Callable[[Tensor], Tensor]
+    time_steps: Callable[[Tensor, Tensor, float, float], Tensor]
 
 
-def kernels_for(device: torch.device) -> Kernels:
-    """The fastest implementation that runs on the device."""
-    if device.type != "cpu":
-        raise ValueError(f"no kernels for device {device}: only the CPU is supported yet")
-    return Kernels(
-        name="torch",
-        add_rms_norm=torch_ops.add_rms_norm,
-        gated_group_norm=torch_ops.gated_group_norm,
-        conv_prefill=torch_ops.conv_prefill,
-        conv_update=torch_ops.conv_update,
-        scan_prefill=torch_ops.scan_prefill,
-        scan_update=torch_ops.scan_update,
-        store_kv=torch_ops.store_kv,
-        attention_prefill=torch_ops.attention_prefill,
-        attention_decode=torch_ops.attention_decode,
-    )
+def kernels_for(device: torch.device, name: str | None = None) -> Kernels:
+    """The implementation of that name, or the fastest that runs on the device: PyTorch on a CPU, Triton on a
+    GPU.
+
+    "torch" runs everywhere, "triton" on NVIDIA GPUs.
+    Raises ValueError for another name or device, ImportError when the package is not installed.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"no kernels for device {device}: only cpu and cuda are supported")
+    match name or ("torch" if device.type == "cpu" else "triton"):
+        case "torch":
+            return _of("torch", torch_ops)
+        case "triton":
+            from kernels import triton_ops
+
+            return _of("triton", triton_ops)
+        case other:
+            raise ValueError(f"no kernels named {other!r}: torch and triton are known")
+
+
+def _of(name: str, operations: ModuleType) -> Kernels:
+    """A module's operations, each under its own name."""
+    return Kernels(name, **{f.name: getattr(operations, f.name) for f in fields(Kernels) if f.name != "name"})

@@ -6,7 +6,6 @@ Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,8 +86,6 @@ class Network:
         self._head = (
             self._embeddings if config.tied_embeddings else tensors("lm_head.weight", vocab, hidden).to(dtype)
         )
-        low, high = config.time_step_limit
-        self._dt_range = None if low <= 0 and high == math.inf else (low, high)
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +113,7 @@ class Network:
                 x = self._attention(layer, normed, layout, *next(pages))
             else:
                 up = F.linear(normed, layer.up, layer.up_bias)
-                x = F.linear(torch.relu(up).square(), layer.down, layer.down_bias)
+                x = F.linear(kernels.relu2(up), layer.down, layer.down_bias)
         return kernels.add_rms_norm(x, residual, self._final_norm, eps)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -130,9 +127,7 @@ class Network:
         z, xbc, dt = F.linear(x, layer.in_proj, layer.in_bias).split(
             [inner, channels, config.mamba_heads], dim=-1
         )
-        dt = F.softplus(dt.float() + layer.dt_bias)
-        if self._dt_range is not None:
-            dt = dt.clamp(*self._dt_range)
+        dt = kernels.time_steps(dt, layer.dt_bias, *config.time_step_limit)
         prefill = layout.prefill
         parts: list[Tensor] = []
         if decodes:

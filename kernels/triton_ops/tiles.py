@@ -1,0 +1,70 @@
+"""How shapes become tiles: pure functions, so that a shape always gets the same tiles and the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is not below `size`.
+
+    >>> [power_of_two(size) for size in (1, 80, 128)]
+    [1, 128, 128]
+    """
+    return 1 << (size - 1).bit_length()
+
+
+def head_and_tail(width: int) -> tuple[int, int]:
+    """Covers a row with two powers of two, so that no half of the lanes is idle; a tail of 0 is none.
+
+    >>> head_and_tail(1280), head_and_tail(4480), head_and_tail(1024)
+    ((1024, 256), (4096, 512), (1024, 0))
+    """
+    head = 1 << (width.bit_length() - 1)
+    return head, power_of_two(width - head) if width > head else 0
+
+
+def row_warps(head: int) -> int:
+    """Warps of a program that holds a row in registers: 32 numbers of the head to a lane."""
+    return min(8, max(1, head // 1024))
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTiles:
+    """How the walk over a sequence divides a Mamba head: head + tail of its channels to a program."""
+
+    head: int
+    tail: int
+    warps: int
+
+    def programs(self, width: int) -> int:
+        """Programs that share one head of `width` channels."""
+        return -(-width // (self.head + self.tail))
+
+
+def scan_tiles(width: int) -> ScanTiles:
+    """Tiles that divide a head.
+
+    >>> [scan_tiles(width).programs(width) for width in (80, 64, 24)]
+    [1, 1, 2]
+    """
+    table = {80: ScanTiles(64, 16, 8), 64: ScanTiles(64, 0, 8)}
+    return table.get(width, ScanTiles(16, 0, 4))
+
+
+def update_channels(width: int) -> int:
+    """Channels of a head that one program of the single-step update advances: 16 divide 80, 64 do not.
+
+    >>> [update_channels(width) for width in (80, 64, 5)]
+    [16, 16, 8]
+    """
+    return min(16, power_of_two(width))
+
+
+def decode_splits(sequences: int, kv_heads: int) -> int:
+    """Parts into which each sequence's keys are split, so that few sequences also fill the device.
+
+    >>> [decode_splits(sequences, 8) for sequences in (1, 8, 32, 128)]
+    [32, 8, 2, 1]
+    """
+    return max(1, min(32, 512 // (sequences * kv_heads)))
