@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
+# Of a trained model's distribution at usual settings, the tokens that matter are far fewer.
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,10 @@ class Choice:
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on (seed, position) alone: SplitMix64 (Steele, Lea & Flood 2014),
-    twice.
+    """A number in [0, 1), a multiple of 2^-24, that depends on (seed, position) alone: SplitMix64 (Steele,
+    Lea & Flood 2014), twice.
     """
-    mixed = _mix(_mix(seed & _MASK) ^ position)
-    return (mixed >> 11) / (1 << 53)
+    return (_mix(_mix(seed & _MASK) ^ position) >> 40) / (1 << 24)
 
 
 def _mix(value: int) -> int:
@@ -142,37 +143,51 @@ def _choose_ids(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Inverse transform over each row's tokens, likeliest first, cut by top-k, top-p and min-p, each
-    measured on the whole distribution.
-    """
-    vocabulary = logits.shape[1]
+    """Inverse transform, in the order of ids, over the tokens that each row keeps."""
     settings = torch.tensor(
         [
-            (
-                draw.sampling.temperature,
-                draw.sampling.top_p if draw.sampling.top_p < 1 else torch.inf,  # sums are rounded
-                draw.sampling.top_k or vocabulary,
-                draw.sampling.min_p,
-                uniform(draw.sampling.seed, draw.position),
-            )
+            (s.temperature, s.top_p, s.top_k, s.min_p, uniform(s.seed, draw.position))
             for draw in draws
+            for s in (draw.sampling,)
         ],
         device=logits.device,
     )
     temperature, top_p, top_k, min_p, random = settings.split(1, dim=1)
-    # Stable, so that equal logits are ordered by id on every device.
-    ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
-    probability = torch.softmax((ordered - ordered[:, :1]) / temperature, dim=-1)
-    before = probability.cumsum(-1) - probability
-    rank = torch.arange(vocabulary, device=logits.device)
-    kept = (before < top_p) & (rank < top_k) & (probability >= min_p * probability[:, :1]) & (probability > 0)
-    kept[:, 0] = True  # even where the logits are no numbers: one sequence's trouble is not the batch's
-    upto = torch.where(kept, probability, 0).cumsum(-1)
+    weights = torch.softmax(logits / temperature, dim=-1)
+    if any(s.top_p < 1 or s.top_k or s.min_p for draw in draws for s in (draw.sampling,)):
+        least = _least_kept(weights, top_p, top_k.long(), min_p, _CANDIDATES)
+        weights = torch.where(weights >= least, weights, 0)
+    upto = weights.cumsum(-1)
+    # Below upto's end in spite of rounding, since random is of 24 bits: what is found has a weight.
     place = torch.searchsorted(upto, random * upto[:, -1:], right=True)
-    # Rounding may put the drawn number at the very end: the last kept token is then meant.
-    place = torch.minimum(place, kept.sum(-1, keepdim=True) - 1)
-    chosen: list[int] = ids.gather(1, place).squeeze(1).tolist()
-    return chosen
+    ids: list[int] = place.squeeze(1).tolist()
+    return ids
+
+
+def _least_kept(probability: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor, candidates: int) -> Tensor:
+    """The least probability [n, 1] of a token that top-p, top-k and min-p [n, 1] all keep.
+
+    Each is measured on the whole distribution [n, vocab], and keeps what is as likely as the last that it
+    keeps, so that nothing depends on an order among equals. The likeliest `candidates` mostly decide; rows
+    in which they do not are sorted.
+    """
+    vocabulary = probability.shape[1]
+    candidates = min(candidates, vocabulary)
+    top = torch.topk(probability, candidates, dim=-1).values
+    upto = top.cumsum(-1)
+    in_nucleus = upto - top < top_p
+    nucleus = torch.where(in_nucleus, top, torch.inf).amin(-1, keepdim=True)
+    kth = top.gather(1, (top_k - 1).clamp(0, candidates - 1))
+    least = torch.where(top_p < 1, nucleus, 0)
+    least = torch.maximum(least, torch.where(top_k > 0, kth, 0))
+    least = torch.maximum(least, min_p * top[:, :1])
+    if candidates < vocabulary:
+        undecided = ((top_p < 1) & in_nucleus[:, -1:] | (top_k > candidates)).squeeze(1)
+        if undecided.any():
+            least[undecided] = _least_kept(
+                probability[undecided], top_p[undecided], top_k[undecided], min_p[undecided], vocabulary
+            )
+    return least
 
 
 def _report(logprobs: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:

@@ -99,14 +99,16 @@ class Clock:
 
 
 class RecordingRunner(Runner):
-    """Remembers each step: what every request was fed, by id and sample."""
+    """Remembers each step: what every request was fed, by id and sample, and the slots of the last."""
 
     def __init__(self, network: Network, pools: Pools, page_tokens: int) -> None:
         super().__init__(network, pools, page_tokens)
         self.steps: list[dict[tuple[str, int], int]] = []
+        self.slots: dict[tuple[str, int], int | None] = {}
 
     def run(self, plan: Plan) -> Tensor:
         parts = [(s, 1) for s in plan.decodes] + [(p.sequence, p.count) for p in plan.pieces]
+        self.slots = {(s.request.request_id, s.sample): s.slot for s, _ in parts}
         self.steps.append({(s.request.request_id, s.sample): count for s, count in parts})
         return super().run(plan)
 
