@@ -103,7 +103,8 @@ class Engine:
         self._token_bytes = [*chat.token_bytes, *[b""] * padding]
         ends = [i for i in sorted(chat.end_ids) if i < config.vocab_size]
         silent = silent_tokens(self._token_bytes, chat.special_ids | chat.end_ids)
-        self._banned = {
+        self._banned: dict[Ban, Tensor | None] = {
+            Ban.NONE: None,
             Ban.END_OF_TEXT: torch.tensor(ends, dtype=torch.long, device=device),
             Ban.SILENT: torch.tensor(sorted(silent), dtype=torch.long, device=device),
         }
@@ -301,10 +302,10 @@ class Engine:
         return choose(logits, [self._draw(sequence) for _, sequence in ready])
 
     def _draw(self, sequence: Sequence) -> Draw:
-        seen = None
-        if sequence.sampling.repetition_penalty != 1.0:
+        sampling, seen = sequence.sampling, None
+        if sampling.repetition_penalty != 1.0:
             seen = sequence.see(self._runner.network.config.vocab_size, self._runner.network.device)
-        return Draw(sequence.sampling, len(sequence.tokens), self._banned.get(sequence.machine.ban), seen)
+        return Draw(sampling, len(sequence.tokens), self._banned[sequence.machine.ban], seen)
 
     def _observe(self, sequence: Sequence, choice: Choice | None, now_s: float) -> list[Event]:
         """Takes the token chosen for a sequence; without one, lets limits strike that are due.
@@ -329,20 +330,23 @@ class Engine:
         self, sequence: Sequence, observation: Observation, choice: Choice | None, now_s: float
     ) -> list[Event]:
         """Does what an observation says."""
-        pieces = [Piece(phase, (), text) for phase, text in observation.text]
+        text, pieces = observation.text, list[Piece]()
+        if sequence.first_answer_s is None and any(phase is Phase.ANSWER for phase, _ in text):
+            sequence.first_answer_s = now_s
         if choice is not None and sequence.first_token_s is None:
             sequence.first_token_s = now_s
         if choice is not None and observation.phase is not None:
             sequence.tokens.append(choice.token_id)
             logprobs = () if choice.logprobs is None else (choice.logprobs,)
-            # The token belongs to its own phase, also when it completes text of the next.
-            own = pieces.pop(0).text if pieces and pieces[0].phase is observation.phase else ""
-            pieces.insert(0, Piece(observation.phase, (choice.token_id,), own, logprobs))
+            own = ""
+            if text and text[0][0] is observation.phase:
+                # The token belongs to its own phase, also when it completes text of the next.
+                own, text = text[0][1], text[1:]
+            pieces.append(Piece(observation.phase, (choice.token_id,), own, logprobs))
+        pieces += [Piece(phase, (), shown) for phase, shown in text]
         if observation.force:
             sequence.tokens += observation.force
             pieces.append(Piece(Phase.FORCED, observation.force, ""))
-        if sequence.first_answer_s is None and any(p.phase is Phase.ANSWER and p.text for p in pieces):
-            sequence.first_answer_s = now_s
         events: list[Event] = []
         if pieces:
             request_id, strike = sequence.request.request_id, sequence.machine.strike

@@ -6,6 +6,7 @@ neither on its batch nor on the worker, and a request resumed elsewhere goes on 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,51 +144,60 @@ def _choose_ids(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Inverse transform, in the order of ids, over the tokens that each row keeps."""
-    settings = torch.tensor(
-        [
+    """Inverse transform, in the order of ids, over the tokens that each row keeps.
+
+    Top-p, top-k and min-p are each measured on the whole distribution. What is as likely as the last token
+    kept is kept too, so that nothing depends on an order among equals.
+    """
+    temperature, top_p, top_k, min_p, random = zip(
+        *(
             (s.temperature, s.top_p, s.top_k, s.min_p, uniform(s.seed, draw.position))
             for draw in draws
             for s in (draw.sampling,)
-        ],
-        device=logits.device,
+        ),
+        strict=True,
     )
-    temperature, top_p, top_k, min_p, random = settings.split(1, dim=1)
-    weights = torch.softmax(logits / temperature, dim=-1)
-    if any(s.top_p < 1 or s.top_k or s.min_p for draw in draws for s in (draw.sampling,)):
-        least = _least_kept(weights, top_p, top_k.long(), min_p, _CANDIDATES)
-        weights = torch.where(weights >= least, weights, 0)
+    column = functools.partial(_column, device=logits.device)
+    weights = torch.softmax(logits / column(temperature), dim=-1)
+    least: list[Tensor] = []
+    if min(top_p) < 1:
+        least.append(_least_in_nucleus(weights, column(top_p), _CANDIDATES))
+    if max(top_k) > 0:
+        least.append(_least_of_top(weights, column(top_k)))
+    if max(min_p) > 0:
+        least.append(weights.amax(-1, keepdim=True) * column(min_p))
+    if least:
+        weights = torch.where(weights >= functools.reduce(torch.maximum, least), weights, 0)
     upto = weights.cumsum(-1)
     # Below upto's end in spite of rounding, since random is of 24 bits: what is found has a weight.
-    place = torch.searchsorted(upto, random * upto[:, -1:], right=True)
+    place = torch.searchsorted(upto, upto[:, -1:] * column(random), right=True)
     ids: list[int] = place.squeeze(1).tolist()
     return ids
 
 
-def _least_kept(probability: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor, candidates: int) -> Tensor:
-    """The least probability [n, 1] of a token that top-p, top-k and min-p [n, 1] all keep.
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)[:, None]
 
-    Each is measured on the whole distribution [n, vocab], and keeps what is as likely as the last that it
-    keeps, so that nothing depends on an order among equals. The likeliest `candidates` mostly decide; rows
-    in which they do not are sorted.
+
+def _least_in_nucleus(probability: Tensor, top_p: Tensor, candidates: int) -> Tensor:
+    """The least probability [n, 1] in the smallest set that holds top_p [n, 1] of each row; 0 where that is
+    everything. Looks at the likeliest `candidates` first: they mostly hold it.
     """
     vocabulary = probability.shape[1]
-    candidates = min(candidates, vocabulary)
-    top = torch.topk(probability, candidates, dim=-1).values
-    upto = top.cumsum(-1)
-    in_nucleus = upto - top < top_p
-    nucleus = torch.where(in_nucleus, top, torch.inf).amin(-1, keepdim=True)
-    kth = top.gather(1, (top_k - 1).clamp(0, candidates - 1))
-    least = torch.where(top_p < 1, nucleus, 0)
-    least = torch.maximum(least, torch.where(top_k > 0, kth, 0))
-    least = torch.maximum(least, min_p * top[:, :1])
-    if candidates < vocabulary:
-        undecided = ((top_p < 1) & in_nucleus[:, -1:] | (top_k > candidates)).squeeze(1)
-        if undecided.any():
-            least[undecided] = _least_kept(
-                probability[undecided], top_p[undecided], top_k[undecided], min_p[undecided], vocabulary
-            )
-    return least
+    top = torch.topk(probability, min(candidates, vocabulary)).values
+    within = top.cumsum(-1) - top < top_p
+    least = torch.where(within, top, torch.inf).amin(-1, keepdim=True)
+    open_ended = within[:, -1] & (top_p[:, 0] < 1)
+    if candidates < vocabulary and open_ended.any():
+        least[open_ended] = _least_in_nucleus(probability[open_ended], top_p[open_ended], vocabulary)
+    return torch.where(top_p < 1, least, 0)
+
+
+def _least_of_top(probability: Tensor, top_k: Tensor) -> Tensor:
+    """The probability [n, 1] of each row's top_k-th token [n, 1]; 0 where top_k is 0."""
+    top = torch.topk(probability, min(int(top_k.max()), probability.shape[1])).values
+    least = top.gather(1, (top_k - 1).clamp(0, top.shape[1] - 1))
+    return torch.where(top_k > 0, least, 0)
 
 
 def _report(logprobs: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:

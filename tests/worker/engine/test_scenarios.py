@@ -183,4 +183,4 @@ def test_any_interleaving_leaves_the_cache_whole_and_every_request_its_tokens() 
             raise AssertionError(f"seed {seed}") from error
     # Or it would show little.
     assert counts["finished"] > 300
-    assert min(counts[event] for event in ("preempted", "cached", "forked", "adjusted", "cancelled")) > 40
+    assert min(counts[event] for event in ("preempted", "cached", "forked", "adjusted", "cancelled")) > 25
