@@ -57,6 +57,7 @@ class Link:
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         self._fault = ""
+        self._was_available = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -78,9 +79,16 @@ class Link:
 
     def lose(self, why: str) -> None:
         """Stops choosing the worker until it is heard of again."""
-        if self.worker.available:
-            log.warning("worker %s is lost: %s", self.worker.address, why)
         self.worker.lose()
+        self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        """Hands on that something changed; logs it when that makes the worker available, or no longer."""
+        if self.worker.available != self._was_available:
+            self._was_available = self.worker.available
+            level = logging.INFO if self._was_available else logging.WARNING
+            state = "available" if self._was_available else "not available"
+            log.log(level, "worker %s is %s: %s", self.worker.address, state, why)
         self._changed(self.worker)
 
     async def _follow(self) -> None:
@@ -93,20 +101,20 @@ class Link:
                 silent_s = self._clock() - self.worker.heard_s
                 if error.code() is grpc.StatusCode.UNAVAILABLE or silent_s > SILENCE_S:
                     self.lose(f"{error.code().name}: {error.details()}")
+            except Exception:  # of a description that nobody foresaw; the next may be better
+                log.exception("worker %s cannot be followed", self.worker.address)
             await asyncio.sleep(POLL_S)
 
     def _take(self, description: worker_pb2.DescribeWorkerResponse) -> None:
-        known = self.worker.available
+        fault = ""
         try:
             self.worker.take_description(description, self._clock())
-            self._fault = ""
         except ValueError as error:
-            if str(error) != self._fault:
-                log.error("worker %s cannot be used: %s", self.worker.address, error)
-            self._fault = str(error)
-        if self.worker.available and not known:
-            log.info("worker %s is available: %s", self.worker.address, description.model)
-        self._changed(self.worker)
+            fault = str(error)
+            if fault != self._fault:
+                log.error("worker %s cannot be used: %s", self.worker.address, fault)
+        self._fault = fault
+        self._tell(fault or f"model {description.model}")
 
     async def _watch_health(self) -> None:
         """Follows the health service; a worker that has none is taken to be well, as gRPC's own clients do.
@@ -127,9 +135,9 @@ class Link:
             finally:
                 call.cancel()
             self._set_healthy(healthy)
-            await asyncio.sleep(WATCH_AGAIN_S)
+            await asyncio.sleep(POLL_S if healthy else WATCH_AGAIN_S)
 
     def _set_healthy(self, healthy: bool) -> None:
         if healthy != self.worker.healthy:
             self.worker.healthy = healthy
-            self._changed(self.worker)
+            self._tell("its health says so")

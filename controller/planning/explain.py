@@ -1,4 +1,4 @@
-"""A decision in plain words, with its numbers."""
+"""A decision's numbers in plain words."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ from controller.policy.units import format_duration as shown
 from controller.policy.units import format_share
 
 
-def explain_plan(
-    times: Times, share: float, pace: Pace, reasoning_tokens: float, end_s: float, keeps: bool
-) -> str:
-    """The arithmetic of a plan, such as `800 ms at p95: wait 5 ms + prefill 12 ms + 230 tokens × 2.1 ms = 500
-    ms fits`.
+def arithmetic(times: Times, share: float, pace: Pace, reasoning_tokens: float, end_s: float) -> str:
+    """The sum that a plan comes to: `800 ms at p95: wait 5 ms + prefill 12 ms + 230 tokens × 2.1 ms = 500 ms`.
 
-    reasoning_tokens: that the plan is expected to use at this pace, 0 without reasoning. end_s: what it comes
-    to.
+    reasoning_tokens: that it is expected to use at this pace, 0 without reasoning. end_s: the sum.
     """
     tokens = pace.answer_tokens
     if reasoning_tokens > 0:
         tokens += math.ceil(reasoning_tokens) + CLOSING_STEPS
-    verdict = "fits" if keeps else "does not keep every promise: best effort"
     return (
         f"{_promise(times, share)}: wait {shown(pace.wait_s)} + prefill {shown(pace.prefill_s)} + "
-        f"{tokens} tokens × {shown(pace.step_s)} = {shown(end_s)} {verdict}"
-    )
-
-
-def explain_refusal(times: Times, share: float, pace: Pace, floor_budget: int, floor: float) -> str:
-    """Why nothing keeps the promise: the fastest plan, and what the quality floor would take beside it."""
-    floor_text = (
-        f"; quality {floor:g} takes {floor_budget} tokens of reasoning more" if floor_budget > 0 else ""
-    )
-    return (
-        f"{_promise(times, share)} cannot be kept: wait {shown(pace.wait_s)} + "
-        f"prefill {shown(pace.prefill_s)} + {pace.answer_tokens} tokens of answer × {shown(pace.step_s)} = "
-        f"{shown(pace.no_think_s())}{floor_text}"
+        f"{tokens} tokens × {shown(pace.step_s)} = {shown(end_s)}"
     )
 
 

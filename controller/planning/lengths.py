@@ -102,6 +102,9 @@ class LengthModel:
         """Reasoning used `tokens` and ended by itself, or was ended there."""
         self._reasoning.append((tokens, stopped))
         self._unused += 1
+        if self._unused > min(16, len(self._reasoning) // 8):
+            self._stops = StopCurve.estimate(self._reasoning)
+            self._unused = 0
 
     def learn_answer(self, tokens: int, now_s: float) -> None:
         """An answer took `tokens`."""
@@ -122,9 +125,6 @@ class LengthModel:
     def estimate(self, now_s: float) -> LengthEstimate:
         """What is known as of `now_s`."""
         answer = self._answer.table(now_s)
-        if self._unused > min(16, len(self._reasoning) // 8):
-            self._stops = StopCurve.estimate(self._reasoning)
-            self._unused = 0
         if answer is not self._estimate.answer or self._stops is not self._estimate.reasoning:
             # Half as much again as nearly all answers took; answers cut by the reserve raise it.
             wanted = math.ceil(1.5 * answer.at(0.99, COLD_ANSWER_TOKENS / 1.5))

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from controller.planning.decision import Ask, Decision, Mode, Refusal
-from controller.planning.explain import explain_plan, explain_refusal
+from controller.planning.explain import arithmetic
 from controller.planning.forecast import Forecast, Pace, Times
 from controller.planning.lengths import LengthEstimate
 from controller.planning.speed import SpeedEstimate
@@ -45,24 +45,23 @@ def plan(
 
     budget = _best_budget(bounds, times, pace, tenant, lengths, price)
     keeps_promise = budget is not None
-    if budget is None:
-        possible = _best_budget(bounds, times, forecast.at_best(share), tenant, lengths, price) is not None
-        if tenant.otherwise is Otherwise.REFUSE and not possible:
-            why = explain_refusal(times, share, pace, bounds.floor, tenant.quality.floor)
-            return Refusal(times.deadline(), share, pace.no_think_s(), why)
-        # The floor gives way before the deadline does.
+    if budget is None and tenant.otherwise is Otherwise.REFUSE:
+        at_best = forecast.at_best(share)
+        if _best_budget(bounds, times, at_best, tenant, lengths, price) is None:
+            return _refusal(bounds, times, pace, tenant)
+    if budget is None:  # the floor gives way before the deadline does
         budget = _best_budget(replace(bounds, floor=0), times, pace, tenant, lengths, price)
     if budget is None:
-        budget = 0 if bounds.may_skip else min(max(1, bounds.least), bounds.most)
+        budget = bounds.fewest
 
-    grace = tenant.budget.grace.tokens(budget) if budget > 0 else 0
-    shape = _Shape(budget, grace, times.reason_until_s(pace, grace) if budget > 0 else None)
+    shape = _Shape.of(budget, tenant, times, pace)
     predicted_s = shape.end_s(pace)
-    arithmetic = explain_plan(times, share, pace, shape.reasoning_tokens(pace), predicted_s, keeps_promise)
+    numbers = arithmetic(times, share, pace, shape.reasoning_tokens(pace), predicted_s)
+    verdict = "fits" if keeps_promise else "does not keep every promise, best effort"
     return Decision(
         mode=Mode.THINK if budget > 0 else Mode.NO_THINK,
         budget_tokens=budget,
-        grace_tokens=grace,
+        grace_tokens=shape.grace,
         answer_tokens=answer_tokens,
         reason_until_s=shape.reason_until_s,
         deadline_s=times.deadline(),
@@ -70,7 +69,7 @@ def plan(
         predicted_s=predicted_s,
         promised_probability=_probability(times.deadline_s, share, predicted_s, forecast, shape),
         keeps_promise=keeps_promise,
-        why=f"{arithmetic}; {_choice(budget, bounds, times.room_tokens(pace), tenant)}",
+        why=f"{numbers} {verdict}; {_choice(budget, bounds, times.room_tokens(pace), tenant)}",
     )
 
 
@@ -89,6 +88,11 @@ class _Bounds:
     least: int
     most: int
     floor: int
+
+    @property
+    def fewest(self) -> int:
+        """The fastest that is allowed when no promise can be kept; the floor is one of them."""
+        return 0 if self.may_skip else min(max(1, self.least), self.most)
 
     @classmethod
     def of(cls, ask: Ask, tenant: TenantPolicy, answer_tokens: int, max_sequence_tokens: int) -> _Bounds:
@@ -119,6 +123,14 @@ class _Shape:
     budget: int
     grace: int
     reason_until_s: float | None
+
+    @classmethod
+    def of(cls, budget: int, tenant: TenantPolicy, times: Times, pace: Pace) -> _Shape:
+        """What follows from a budget at a pace."""
+        if budget == 0:
+            return cls(0, 0, None)
+        grace = tenant.budget.grace.tokens(budget)
+        return cls(budget, grace, times.reason_until_s(pace, grace))
 
     def reasoning_tokens(self, pace: Pace) -> float:
         """What it uses at a pace, 0 for no_think."""
@@ -158,6 +170,17 @@ def _best_budget(
     return best
 
 
+def _refusal(bounds: _Bounds, times: Times, pace: Pace, tenant: TenantPolicy) -> Refusal:
+    """With the fastest plan that would keep every other promise."""
+    share = tenant.objectives.share
+    fewest = max(bounds.fewest, min(bounds.floor, bounds.most))
+    end_s = pace.think_s(fewest) if fewest > 0 else pace.no_think_s()
+    floor = f", {bounds.floor} of them for the quality floor" if bounds.floor > 0 else ""
+    numbers = arithmetic(times, share, pace, fewest, end_s)
+    why = f"{numbers}{floor}; refused, since not every promise can be kept"
+    return Refusal(times.deadline(), share, end_s, why)
+
+
 def _choice(budget: int, bounds: _Bounds, room: float, tenant: TenantPolicy) -> str:
     """What made the budget what it is."""
     if budget == 0:
@@ -169,6 +192,8 @@ def _choice(budget: int, bounds: _Bounds, room: float, tenant: TenantPolicy) -> 
     of = f"budget {budget} of at most {bounds.most}"
     if budget == bounds.most:
         return of
+    if room < budget:
+        return f"{of}, the least allowed"
     if tenant.quality.curve is not None and (
         math.isinf(room) or budget < tenant.budget.grace.largest_budget(int(room))
     ):

@@ -50,8 +50,8 @@ class SampleWindow:
     """The last samples of a quantity, none older than `max_age_s`.
 
     Age matters as much as number: a pool that refuses everything sees no new samples, and must forget why.
-    Sorting is amortised: a table serves until an eighth of the samples, at most 16, is new or the oldest are
-    too old.
+    Sorting is amortised and happens as samples come, not as decisions are made: a table serves until more
+    than an eighth of the samples, or more than 16, are new.
     """
 
     def __init__(self, size: int, max_age_s: float) -> None:
@@ -62,18 +62,23 @@ class SampleWindow:
         self._expires_s = math.inf
 
     def add(self, value: float, now_s: float) -> None:
-        """Takes a sample observed at `now_s`."""
+        """Takes a sample observed at `now_s`, which must not go back."""
         self._samples.append((now_s, value))
         self._unsorted += 1
+        if self._unsorted > min(16, len(self._samples) // 8):
+            self._sort(now_s)
 
     def table(self, now_s: float) -> Quantiles:
         """Quantiles as of `now_s`, which must not go back."""
-        if self._unsorted > min(16, len(self._samples) // 8) or now_s >= self._expires_s:
-            oldest_s = now_s - self._max_age_s
-            while self._samples and self._samples[0][0] <= oldest_s:
-                self._samples.popleft()
-            self._table = Quantiles.of(value for _, value in self._samples)
-            self._unsorted = 0
-            # Dropping a few at a time would sort at every call.
-            self._expires_s = self._samples[0][0] + 1.25 * self._max_age_s if self._samples else math.inf
+        if now_s >= self._expires_s:
+            self._sort(now_s)
         return self._table
+
+    def _sort(self, now_s: float) -> None:
+        oldest_s = now_s - self._max_age_s
+        while self._samples and self._samples[0][0] <= oldest_s:
+            self._samples.popleft()
+        self._table = Quantiles.of(value for _, value in self._samples)
+        self._unsorted = 0
+        # Dropping a few at a time would sort at every call.
+        self._expires_s = self._samples[0][0] + 1.25 * self._max_age_s if self._samples else math.inf

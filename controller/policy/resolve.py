@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 DEFAULT_SHARE = 0.95
 DEFAULT_MAX_TOKENS = 8192
-"""Half of the longest reasoning seen on the family's hard benchmarks; a tenant that needs more says so."""
+"""What a tenant that says nothing may occupy of a worker with one request."""
 DEFAULT_GRACE = Grace(share=0.1)
 """As in NVIDIA NIM, whose window in which it looks for the end of a sentence is a tenth of the budget."""
 

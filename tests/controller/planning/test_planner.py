@@ -152,7 +152,8 @@ def test_what_cannot_be_kept_is_refused() -> None:
     refusal = refuse(tenant(deadline_s=0.02))
     assert refusal.predicted_s == pytest.approx(0.030)
     assert refusal.why == (
-        "20 ms at p95 cannot be kept: wait 5 ms + prefill 7 ms + 10 tokens of answer × 2 ms = 30 ms"
+        "20 ms at p95: wait 5 ms + prefill 7 ms + 10 tokens × 2 ms = 30 ms; "
+        "refused, since not every promise can be kept"
     )
 
 
@@ -162,13 +163,19 @@ def test_or_tried_when_the_policy_says_so() -> None:
     assert not decision.keeps_promise
     assert decision.promised_probability < 0.95
     assert decision.predicted_s > 0.02
-    assert "does not keep every promise: best effort" in decision.why
+    assert decision.why == (
+        "20 ms at p95: wait 5 ms + prefill 7 ms + 10 tokens × 2 ms = 30 ms does not keep every promise, "
+        "best effort; no_think, since reasoning does not fit"
+    )
 
 
 def test_a_floor_forbids_cheap_answers() -> None:
     assert decide(tenant(deadline_s=0.5, curve=CURVE, floor_budget=30)).budget_tokens >= 30
     refusal = refuse(tenant(deadline_s=0.05, curve=CURVE, floor_budget=30))
-    assert refusal.why.endswith("quality 0.5 takes 30 tokens of reasoning more")
+    assert refusal.why == (
+        "50 ms at p95: wait 5 ms + prefill 7 ms + 41 tokens × 2 ms = 92 ms, 30 of them for the quality "
+        "floor; refused, since not every promise can be kept"
+    )
 
 
 def test_in_best_effort_the_floor_gives_way_before_the_deadline_does() -> None:
@@ -181,7 +188,9 @@ def test_in_best_effort_the_floor_gives_way_before_the_deadline_does() -> None:
 
 def test_mode_think_thinks_even_when_late() -> None:
     late = tenant(deadline_s=0.02, mode=ModePolicy.THINK, otherwise=Otherwise.BEST_EFFORT, least=20)
-    assert decide(late).budget_tokens == 20
+    decision = decide(late)
+    assert decision.budget_tokens == 20
+    assert decision.why.endswith("budget 20 of at most 2000, the least allowed")
     refuse(replace(late, otherwise=Otherwise.REFUSE))
 
 

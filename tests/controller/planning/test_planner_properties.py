@@ -21,7 +21,7 @@ from controller.policy import (
     TenantPolicy,
 )
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=300)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
 MAX_SEQUENCE_TOKENS = 4096
 QUALITIES = (0.2, 0.3, 0.5, 0.8, 0.9)
 

@@ -145,7 +145,7 @@ async def test_a_promise_that_cannot_be_kept_is_refused_with_its_numbers() -> No
     assert answer.error.code() is grpc.StatusCode.FAILED_PRECONDITION
     violation = detail(answer.error, details.PreconditionFailure).violations[0]
     assert (violation.type, violation.subject) == ("PROMISE", "impossible")
-    assert violation.description.startswith("2 ms at p95 cannot be kept: wait ")
+    assert violation.description.startswith("2 ms at p95: wait ")
     info = detail(answer.error, details.ErrorInfo)
     assert (info.reason, info.domain) == ("PROMISE_CANNOT_BE_KEPT", "curfew")
     assert info.metadata["deadline"] == "0.002000s"
