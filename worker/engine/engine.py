@@ -331,7 +331,7 @@ class Engine:
     ) -> list[Event]:
         """Does what an observation says."""
         text, pieces = observation.text, list[Piece]()
-        if sequence.first_answer_s is None and any(phase is Phase.ANSWER for phase, _ in text):
+        if sequence.first_answer_s is None and text and text[-1][0] is Phase.ANSWER:
             sequence.first_answer_s = now_s
         if choice is not None and sequence.first_token_s is None:
             sequence.first_token_s = now_s

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,13 +47,11 @@ class Sampling:
             raise ValueError(f"out of range: {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """One token to be chosen.
 
     position: index of the token in its sequence, the prompt included. banned: ids that must not be chosen
-    [k].
-    seen [vocab]: which tokens the sequence has, for the repetition penalty; None without one.
+    [k]. seen [vocab]: which tokens the sequence has, for the repetition penalty; None without one.
     """
 
     sampling: Sampling
@@ -70,8 +69,7 @@ class TokenLogprobs:
     """The likeliest tokens and theirs, likeliest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A chosen token."""
 
     token_id: int
