@@ -105,8 +105,8 @@ def combine_kernel(
     exists = split < SPLITS
     best = tl.load(sums_ptr + (row * SPLITS + split) * 2, mask=exists, other=float("-inf"))
     weight = tl.load(sums_ptr + (row * SPLITS + split) * 2 + 1, mask=exists, other=0.0)
-    # A padding sequence has no keys, and a part may have none: both weigh nothing.
-    fade = tl.where(weight > 0, tl.exp2(best - tl.max(best, 0)), 0.0)
+    # A part may have no keys, and a padding sequence has none at all: they weigh nothing.
+    fade = tl.exp2(best - tl.maximum(tl.max(best, 0), -1e30))
     total = tl.sum(weight * fade, 0)
     inside = exists[:, None] & (w < WIDTH)[None, :]
     parts = tl.load(parts_ptr + (row * SPLITS + split)[:, None] * WIDTH + w[None, :], mask=inside, other=0.0)

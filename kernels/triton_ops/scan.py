@@ -268,7 +268,7 @@ def scan_outputs_kernel(
         key_dt = tl.load(steps_ptr + key_rows, mask=key_here, other=0.0)
         key_decay = tl.load(decay_ptr + key_rows, mask=key_here, other=0.0)
         scores = tl.dot(c, tl.trans(b), input_precision="ieee")
-        seen = at[:, None] >= key_at[None, :]
+        seen = here[:, None] & (at[:, None] >= key_at[None, :])
         weights = (
             scores
             * tl.exp2(tl.where(seen, decay[:, None] - key_decay[None, :], float("-inf")))

@@ -1,0 +1,99 @@
+"""The memory planner against what is published of the family."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from worker.engine.build import EngineOptions
+from worker.engine.memory import parse_bytes, plan_memory, weight_bytes
+from worker.model.config import ModelConfig
+
+GIB = 2**30
+NINE_B = {
+    "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+    "vocab_size": 131072,
+    "hidden_size": 4480,
+    "intermediate_size": 15680,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "mamba_num_heads": 128,
+    "mamba_head_dim": 80,
+    "ssm_state_size": 128,
+    "n_groups": 8,
+}
+FOUR_B = NINE_B | {
+    # The published counts of each kind of layer; their order changes no size.
+    "hybrid_override_pattern": "M" * 21 + "-" * 17 + "*" * 4,
+    "hidden_size": 3136,
+    "intermediate_size": 12544,
+    "mamba_num_heads": 96,
+}
+TWELVE_B = NINE_B | {
+    "hybrid_override_pattern": "M" * 28 + "-" * 28 + "*" * 6,
+    "hidden_size": 5120,
+    "intermediate_size": 20480,
+}
+ONE_LONG = EngineOptions(slots=1, checkpoints=0, max_sequence_tokens=131072)
+A10G = int(22.06 * GIB)
+
+
+@pytest.mark.parametrize(("raw", "parameters"), [(NINE_B, 8_888_227_328), (FOUR_B, 3_973_556_832)])
+def test_parameters_are_as_many_as_published(raw: dict[str, object], parameters: int) -> None:
+    assert weight_bytes(ModelConfig.parse(raw), torch.bfloat16) == 2 * parameters
+
+
+def test_9b_with_128k_of_context_fits_an_a10g_and_12b_does_not() -> None:
+    """The published reason for its size: 19.66 GiB of an A10G are left for weights and one long sequence."""
+    plan = plan_memory(ModelConfig.parse(NINE_B), A10G, ONE_LONG)
+    assert plan.usable / GIB == pytest.approx(19.66, abs=0.01)
+    assert plan.weights / GIB == pytest.approx(16.56, abs=0.01)
+    assert plan.page / plan.page_tokens == 16_384
+    assert plan.slot / 2**20 == pytest.approx(135 + 1.9, abs=0.1)
+    assert plan.kv_tokens == 131_072
+    assert plan.free > 0
+    with pytest.raises(ValueError, match=r"need .* GiB"):
+        plan_memory(ModelConfig.parse(TWELVE_B), A10G, ONE_LONG)
+
+
+def test_bf16_states_take_half() -> None:
+    config = ModelConfig.parse(NINE_B)
+    single, half = (
+        plan_memory(config, A10G, ONE_LONG, ssm_dtype=dtype).slot for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (single - half) / 2**20 == 67.5
+
+
+@pytest.mark.parametrize("gib", [19, 22, 24, 40, 80, 141])
+@pytest.mark.parametrize("slots", [1, 4, 16])
+def test_a_plan_adds_up_and_gives_all_that_is_of_use(gib: int, slots: int) -> None:
+    config, options = ModelConfig.parse(NINE_B), EngineOptions(slots=slots, checkpoints=0)
+    least = plan_memory(config, 1000 * GIB, options)
+    try:
+        plan = plan_memory(config, gib * GIB, options)
+    except ValueError as error:
+        missing = re.search(r"([\d.]+) more than", str(error))
+        assert missing is not None
+        # With what is said to be missing, and the device's unusable share of it, there is room.
+        assert (
+            plan_memory(config, int((gib + (float(missing[1]) + 0.02) / 0.95) * GIB), options).pages >= slots
+        )
+        return
+    assert plan.weights + plan.states + plan.pages * plan.page + plan.free == plan.usable <= plan.device
+    assert plan.free >= 0
+    assert plan.free < plan.page or plan.pages == least.pages
+    assert f"{plan.kv_tokens} tokens of context" in plan.table()
+
+
+@pytest.mark.parametrize(("text", "size"), [("22GiB", 22 * GIB), ("512MiB", 512 << 20), ("24GB", 24 * 10**9)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["22", "GiB", "-1GiB", "nanGiB", "infGiB", "0MiB", "22 Gb"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_bytes(text)
