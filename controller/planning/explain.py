@@ -10,7 +10,7 @@ from controller.policy.units import format_share
 
 
 def arithmetic(times: Times, share: float, pace: Pace, reasoning_tokens: float, end_s: float) -> str:
-    """The sum that a plan comes to: `800 ms at p95: wait 5 ms + prefill 12 ms + 230 tokens × 2.1 ms = 500 ms`.
+    """The sum that a plan comes to: `800 ms at p95: wait 5 ms + prefill 12 ms + 230 tokens × 2 ms = 477 ms`.
 
     reasoning_tokens: that it is expected to use at this pace, 0 without reasoning. end_s: the sum.
     """
