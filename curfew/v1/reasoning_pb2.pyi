@@ -132,7 +132,7 @@ class Wishes(_message.Message):
     max_reasoning_tokens: _builtins.int
     """At most this many reasoning tokens. Default: what the plan decides."""
     max_answer_tokens: _builtins.int
-    """At most this many answer tokens. Range: 1 to the policy's answer reserve. Default: the policy's."""
+    """At most this many answer tokens, and at most the policy's answer reserve. At least 1. Default: the policy's."""
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """A deadline from receipt to the end that is tighter than the tenant's. The call's own gRPC deadline counts too."""
@@ -253,7 +253,9 @@ class Plan(_message.Message):
 
     @_builtins.property
     def predicted_latency(self) -> _duration_pb2.Duration:
-        """Quantile at `target_share` of the predicted time from receipt to the end, if the whole budget is used."""
+        """Quantile at `target_share` of the predicted time from receipt to the end. It counts with what the budget is expected
+        to use: reasoning may stop by itself before.
+        """
 
     def __init__(
         self,
@@ -341,7 +343,7 @@ class Completion(_message.Message):
 
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectiveResult]:
-        """Each objective of the tenant, with what came of it."""
+        """Each objective of the tenant, and the caller's own deadline, with what came of it."""
 
     def __init__(
         self,
