@@ -10,7 +10,9 @@ import torch
 
 from kernels import kernels_for
 from worker.engine.engine import Engine, EngineSettings
+from worker.engine.graphs import DecodeGraphs, cuda_capture, ladder
 from worker.engine.runner import Runner
+from worker.engine.workspace import measure_workspace
 from worker.model.chat import Chat
 from worker.model.checkpoint import load_network
 from worker.model.config import ModelConfig
@@ -92,7 +94,7 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
     one = pools(1, 1)
     memory = options.cache_bytes
     if memory is None:
-        memory = _free_bytes(network.device)
+        memory = _free_bytes(network, options)
     longest = options.max_sequence_tokens or config.max_sequence_tokens
     pages = page_count(memory, options, longest, slot_bytes=one.slot_bytes, page_bytes=one.page_bytes)
     room = pages * options.page_tokens
@@ -108,8 +110,21 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
         queue=options.queue,
         max_sequence_tokens=min(longest, room),
     )
-    runner = Runner(network, pools(options.slots + options.checkpoints, pages), options.page_tokens)
+    cache = pools(options.slots + options.checkpoints, pages)
+    graphs = _decode_graphs(network, cache, settings) if network.device.type == "cuda" else None
+    runner = Runner(network, cache, options.page_tokens, graphs)
     return Engine(runner, model.chat, settings, clock)
+
+
+def _decode_graphs(network: Network, cache: Pools, settings: EngineSettings) -> DecodeGraphs:
+    return DecodeGraphs(
+        network,
+        cache,
+        page_tokens=settings.page_tokens,
+        max_pages=-(-settings.max_sequence_tokens // settings.page_tokens),
+        sizes=ladder(settings.slots),
+        capture=cuda_capture(network.device),
+    )
 
 
 def page_count(memory: int, options: EngineOptions, longest: int, *, slot_bytes: int, page_bytes: int) -> int:
@@ -132,8 +147,15 @@ def page_count(memory: int, options: EngineOptions, longest: int, *, slot_bytes:
     return min(useful, for_pages // page_bytes) if page_bytes else useful
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cpu":
+def _free_bytes(network: Network, options: EngineOptions) -> int:
+    if network.device.type == "cpu":
         return 256 << 20
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * _GPU_SHARE)
+    workspace = measure_workspace(
+        network,
+        page_tokens=options.page_tokens,
+        tokens=max(options.step_tokens, options.idle_step_tokens),
+        sequences=options.slots,
+    )
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(network.device)
+    return int(free * _GPU_SHARE) - workspace

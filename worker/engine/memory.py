@@ -123,7 +123,7 @@ def plan_memory(
     if least > usable:
         raise ValueError(
             f"weights, {options.slots} slots and {options.checkpoints} checkpoints need {least / _GIB:.2f}"
-            f" GiB, {(least - usable) / _GIB:.2f} more than a device of {device_bytes / _GIB:.2f} GiB has to give"
+            f" GiB, {(least - usable) / _GIB:.2f} more than a device of {device_bytes / _GIB:.2f} GiB gives"
         )
     longest = options.max_sequence_tokens or config.max_sequence_tokens
     pages = page_count(

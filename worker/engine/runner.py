@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import Segment, step_layout
+from worker.engine.graphs import DecodeGraphs
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Sequence
 from worker.model.network import Network
@@ -13,12 +14,15 @@ from worker.model.pools import Pools
 
 
 class Runner:
-    """A network with its pools."""
+    """A network with its pools, and on a GPU its captured decode steps."""
 
-    def __init__(self, network: Network, pools: Pools, page_tokens: int) -> None:
+    def __init__(
+        self, network: Network, pools: Pools, page_tokens: int, graphs: DecodeGraphs | None = None
+    ) -> None:
         self.network = network
         self.pools = pools
         self._page_tokens = page_tokens
+        self._graphs = graphs
 
     def run(self, plan: Plan) -> Tensor:
         """Feeds the plan's tokens. Returns the logits [decodes + pieces, vocab] that follow each one's last.
@@ -30,6 +34,9 @@ class Runner:
         for piece in plan.pieces:
             first = piece.sequence.computed
             tokens += piece.sequence.tokens[first : first + piece.count]
+        if self._graphs is not None and not plan.pieces and len(tokens) <= self._graphs.largest:
+            segments = [_segment(sequence, 1) for sequence in plan.decodes]
+            return self.network.logits(self._graphs.hidden(tokens, segments))
         layout = step_layout(
             [_segment(sequence, 1) for sequence in plan.decodes],
             [_segment(piece.sequence, piece.count) for piece in plan.pieces],

@@ -34,8 +34,8 @@ def estimate_workspace(config: ModelConfig, *, tokens: int, sequences: int, numb
 
 @torch.inference_mode()
 def measure_workspace(network: Network, *, page_tokens: int, tokens: int, sequences: int) -> int:
-    """Runs one prefill of `tokens` tokens with `sequences` rows of logits on a GPU, and returns the bytes that
-    it took at its peak. A first run loads what the device's libraries load once, which is left out.
+    """Runs one prefill of `tokens` tokens with `sequences` rows of logits on a GPU. Returns the bytes that it
+    took at its peak. A first run loads what the device's libraries load once, which is left out.
     """
     device = network.device
     pages = -(-tokens // page_tokens)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 class DummyTensors:
-    """Any tensor that a network asks for, random with the usual scale so that numbers stay finite, and a count
-    of the numbers asked for. On the device `meta` it costs nothing.
+    """Any tensor that a network asks for, random, scaled so that numbers stay finite, and a count of the
+    numbers asked for. On the device `meta` it costs nothing.
     """
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:

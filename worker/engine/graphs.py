@@ -1,0 +1,138 @@
+"""Decode steps captured once as CUDA graphs and replayed.
+
+A decode step of a 9B model is about 290 launches and takes 4 ms of a GPU: launched one by one it would wait
+for the host. A graph has a fixed batch size and fixed addresses. So there is one for each rung of a ladder of
+sizes; a batch is padded up to the next rung with sequences that have no slot, no page and no context, which
+the Triton kernels skip; and the index data lies in buffers that are refilled before each replay. All graphs
+share one memory pool, the largest captured first, since only one runs at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.layout import Segment, StepLayout
+from worker.model.network import Network
+from worker.model.pools import Pools
+
+Step = Callable[[], Tensor]
+Capture = Callable[[Step], Step]
+"""Runs a step once and returns what repeats it, into the same output."""
+
+
+def ladder(slots: int) -> tuple[int, ...]:
+    """Batch sizes to capture, up to `slots`: powers of two up to 16, then every 16th.
+
+    >>> ladder(40)
+    (1, 2, 4, 8, 16, 32, 40)
+    """
+    rungs = [size for size in (1, 2, 4, 8, *range(16, slots, 16)) if size < slots]
+    return (*rungs, slots)
+
+
+def cuda_capture(device: torch.device) -> Capture:
+    """Captures on a GPU."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(step: Step) -> Step:
+        # The first run compiles kernels and lets libraries allocate, which a capture must not do.
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            output = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+    return capture
+
+
+@dataclass(frozen=True, slots=True)
+class _Rung:
+    """One captured size. host and inputs [4, size]: tokens, slots, rows and contexts."""
+
+    host: Tensor
+    inputs: Tensor
+    replay: Step
+
+
+class DecodeGraphs:
+    """Captured decode steps over one network and its pools."""
+
+    def __init__(
+        self,
+        network: Network,
+        pools: Pools,
+        *,
+        page_tokens: int,
+        max_pages: int,
+        sizes: Sequence[int],
+        capture: Capture,
+    ) -> None:
+        """Captures a step of each size; no slot or page is touched. max_pages: of the longest sequence."""
+        self._network, self._pools, self._page_tokens = network, pools, page_tokens
+        self.largest = max(sizes)
+        # One row for each place in the batch; a row is rewritten when another sequence takes the place.
+        self._table = torch.zeros(self.largest, max_pages, dtype=torch.long, device=network.device)
+        self._pages: list[list[int]] = [[] for _ in range(self.largest)]
+        with torch.no_grad():
+            self._rungs = {size: self._capture(size, capture) for size in sorted(sizes, reverse=True)}
+
+    @torch.no_grad()
+    def hidden(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
+        """Decodes one token for each of up to `largest` sequences: [n, hidden], valid until the next call.
+
+        The result must have been waited for before the next call refills the buffers.
+        """
+        count = len(segments)
+        rung = self._rungs[min(size for size in self._rungs if size >= count)]
+        padding = rung.host.shape[1] - count
+        page_tokens = self._page_tokens
+        rows = [s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in segments]
+        rung.host.copy_(
+            torch.tensor(
+                [
+                    [*tokens, *([0] * padding)],
+                    [*(s.slot for s in segments), *([-1] * padding)],
+                    [*rows, *([-1] * padding)],
+                    [*(s.start + 1 for s in segments), *([0] * padding)],
+                ]
+            )
+        )
+        rung.inputs.copy_(rung.host, non_blocking=True)
+        for place, segment in enumerate(segments):
+            if self._pages[place] != segment.pages:
+                self._pages[place] = list(segment.pages)
+                self._table[place, : len(segment.pages)] = torch.tensor(segment.pages)
+        return rung.replay()[:count]
+
+    def _capture(self, size: int, capture: Capture) -> _Rung:
+        device = self._network.device
+        host = torch.tensor([[0], [-1], [-1], [0]]).repeat(1, size)
+        if device.type == "cuda":
+            host = host.pin_memory()
+        inputs = host.to(device, copy=True)
+        tokens, slots, rows, context = inputs
+        layout = StepLayout(
+            tokens=size,
+            decodes=size,
+            slots=slots,
+            rows=rows,
+            page_table=self._table[:size],
+            context=context,
+            piece_pages=(),
+            prefill=None,
+            last=torch.arange(size, device=device),
+        )
+        return _Rung(host, inputs, capture(lambda: self._network.hidden(tokens, layout, self._pools)))
