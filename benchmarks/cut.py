@@ -163,18 +163,8 @@ def main() -> None:
                 bench.cut(turns)
                 cuts = [bench.cut(turns) for _ in range(args.rounds)]
                 ours_s, theirs_s = median(c.ours_s for c in cuts), median(c.theirs_s for c in cuts)
-                recomputed = cuts[0].recomputed_tokens
-                rows.append(
-                    (
-                        prompt_tokens,
-                        place.value,
-                        1000 * ours_s,
-                        0,
-                        1000 * theirs_s,
-                        recomputed,
-                        ours_s / theirs_s,
-                    )
-                )
+                ratio, again = ours_s / theirs_s, cuts[0].recomputed_tokens
+                rows.append((prompt_tokens, place.value, 1000 * ours_s, 0, 1000 * theirs_s, again, ratio))
                 if place is Place.USER:
                     ratios[f"{prompt_tokens}"] = round(ratio, 4)
     print_machine()
