@@ -36,11 +36,11 @@ class Kernels:
 
 
 def kernels_for(device: torch.device, name: str | None = None) -> Kernels:
-    """The implementation of that name, or the fastest that runs on the device: PyTorch on a CPU, Triton on a
-    GPU.
+    """The implementation of that name, or the fastest that runs on the device: PyTorch on a CPU, Triton on
+    a GPU.
 
-    "torch" runs everywhere, "triton" on NVIDIA GPUs.
-    Raises ValueError for another name or device, ImportError when the package is not installed.
+    "torch" runs everywhere, "triton" on NVIDIA GPUs. Raises ValueError for another name or device,
+    ImportError when the package is not installed.
     """
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"no kernels for device {device}: only cpu and cuda are supported")

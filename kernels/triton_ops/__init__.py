@@ -1,5 +1,5 @@
-"""The kernels in Triton, for NVIDIA GPUs from sm_80 on. Each has its twin's signature (kernels.torch_ops) and
-its own file, which says how it is tiled, what it must move and how fast it should be.
+"""The kernels in Triton, for NVIDIA GPUs from sm_80 on. Each has its twin's signature (kernels.torch_ops)
+and its own file, which says how it is tiled, what it must move and how fast it should be.
 
 Tiles are pinned by shape (kernels.triton_ops.tiles), not searched for: another tile changes the last bits
 of a result.

@@ -1,4 +1,5 @@
-"""Causal attention of packed prefill pieces over their pages, and the writing of keys and values into pages.
+"""Causal attention of packed prefill pieces over their pages, and the writing of keys and values into
+pages.
 
 A program takes 128 queries of one head of one piece and goes over the keys that they see, 64 at once, with
 the running maximum and sum of the softmax in registers (Dao et al. 2022, "FlashAttention"). Keys before the
@@ -70,8 +71,8 @@ def _attend(
     BLOCK_W: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Goes over keys begin .. end − 1. Without MASKED all of them are seen by all queries, and begin and end
-    are multiples of BLOCK_K.
+    """Goes over keys begin .. end − 1. Without MASKED all of them are seen by all queries, and begin and
+    end are multiples of BLOCK_K.
     """
     w = tl.arange(0, BLOCK_W)
     for key in range(begin, end, BLOCK_K):
@@ -177,8 +178,8 @@ def attention_prefill(
     piece_pages: tuple[Tensor, ...],
     index: PrefillIndex,
 ) -> Tensor:
-    """See the twin. Rows of q may be strided. Keys and values are read from the pages, which hold this step's
-    too.
+    """See the twin. Rows of q may be strided. Keys and values are read from the pages, which hold this
+    step's too.
     """
     tokens, heads, width = q.shape
     page_tokens, kv_heads = k_pages.shape[1:3]

@@ -368,8 +368,8 @@ def scan_prefill(
 
 
 def output_block(device: torch.device) -> int:
-    """Outputs of one program: 64 on Hopper, whose matrix instructions take 64 rows; older devices would spill
-    registers.
+    """Outputs of one program: 64 on Hopper, whose matrix instructions take 64 rows; older devices would
+    spill registers.
     """
     hopper = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
     return 64 if hopper else 32

@@ -1,10 +1,10 @@
 """Decode steps captured once as CUDA graphs and replayed.
 
 A decode step of a 9B model is about 290 launches and takes 4 ms of a GPU: launched one by one it would wait
-for the host. A graph has a fixed batch size and fixed addresses. So there is one for each rung of a ladder of
-sizes; a batch is padded up to the next rung with sequences that have no slot, no page and no context, which
-the Triton kernels skip; and the index data lies in buffers that are refilled before each replay. All graphs
-share one memory pool, the largest captured first, since only one runs at a time.
+for the host. A graph has a fixed batch size and fixed addresses. So there is one for each rung of a ladder
+of sizes; a batch is padded up to the next rung with sequences that have no slot, no page and no context,
+which the Triton kernels skip; and the index data lies in buffers that are refilled before each replay. All
+graphs share one memory pool, the largest captured first, since only one runs at a time.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def plan_memory(
     """Divides a device's memory. Without `max_sequence_tokens` in the options, pages are for the model's
     longest.
 
-    Raises ValueError when weights, slots and one page for each do not fit; the message says what is missing.
+    Raises ValueError when weights, slots and one page for each do not fit; the message says what is
+    missing.
     """
     meta = torch.device("meta")
     one = Pools.allocate(

@@ -14,9 +14,9 @@ _SCAN_CHUNK = 128
 
 
 def estimate_workspace(config: ModelConfig, *, tokens: int, sequences: int, number_bytes: int) -> int:
-    """Bytes of a step of `tokens` tokens of which `sequences` get logits: the residual stream, and the widest
-    layer's intermediates, which the allocator reuses from layer to layer, or the logits with what sampling
-    makes of them.
+    """Bytes of a step of `tokens` tokens of which `sequences` get logits: the residual stream, and the
+    widest layer's intermediates, which the allocator reuses from layer to layer, or the logits with what
+    sampling makes of them.
     """
     heads = config.mamba_heads
     projected = 2 * config.inner_size + 2 * config.groups * config.state_size + heads
@@ -34,8 +34,8 @@ def estimate_workspace(config: ModelConfig, *, tokens: int, sequences: int, numb
 
 @torch.inference_mode()
 def measure_workspace(network: Network, *, page_tokens: int, tokens: int, sequences: int) -> int:
-    """Runs one prefill of `tokens` tokens with `sequences` rows of logits on a GPU. Returns the bytes that it
-    took at its peak. A first run loads what the device's libraries load once, which is left out.
+    """Runs one prefill of `tokens` tokens with `sequences` rows of logits on a GPU. Returns the bytes that
+    it took at its peak. A first run loads what the device's libraries load once, which is left out.
     """
     device = network.device
     pages = -(-tokens // page_tokens)

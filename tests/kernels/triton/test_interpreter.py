@@ -1,5 +1,5 @@
-"""Runs the tests in tests/kernels/triton/interpreted, which need Triton's interpreter, in a process of their
-own.
+"""Runs the tests in tests/kernels/triton/interpreted, which need Triton's interpreter, in a process of
+their own.
 """
 
 from __future__ import annotations

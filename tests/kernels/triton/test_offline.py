@@ -123,8 +123,7 @@ CALLS: dict[str, Callable[[], object]] = {
 }
 
 # Launches of a call, their warps, and the bytes of a lane's widest load and store: 16 wherever rows are moved
-# (the
-# scan's decay is turned on its way: its columns begin anywhere).
+# (the scan's decay is turned on its way: its columns begin anywhere).
 LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
     "add_rms_norm": [("add_rms_norm_kernel", 4, 16, 16)],
     "gated_group_norm": [("gated_group_norm_kernel", 1, 16, 16)],

@@ -1,4 +1,5 @@
-"""Padded decode steps over static buffers against plain ones, with the Triton kernels that must skip padding.
+"""Padded decode steps over static buffers against plain ones, with the Triton kernels that must skip
+padding.
 
 Nothing is captured without a GPU: the step runs again where a graph would be replayed.
 """

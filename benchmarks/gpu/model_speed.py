@@ -1,0 +1,233 @@
+"""Whole models with random weights: decode steps and prefill beside their floors, and what memory lets them
+batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.gpu.measure import Roofs, step_s, synchronize
+from benchmarks.gpu.shapes import PAGE_TOKENS, Inputs, decodes, page_count
+from kernels import Kernels
+from worker.engine.build import EngineOptions
+from worker.engine.graphs import DecodeGraphs, cuda_capture
+from worker.engine.memory import plan_memory
+from worker.model.config import LayerKind, ModelConfig
+from worker.model.dummy import DummyTensors
+from worker.model.network import Network
+from worker.model.pools import Pools
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One measured step. of_floor: how many times its floor it takes."""
+
+    name: str
+    time_ms: float
+    floor_ms: float
+    of_floor: float
+    tokens_per_s: float
+
+
+class MeasuredModel:
+    """A network with random weights on a device, and its floors."""
+
+    def __init__(
+        self, config: ModelConfig, kernels: Kernels, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        tensors = DummyTensors(device=device, dtype=dtype)
+        self.config, self.device, self.dtype = config, device, dtype
+        self.network = Network(config, tensors, kernels, dtype=dtype)
+        self.inputs = Inputs(config, device, dtype)
+        embeddings = 0 if config.tied_embeddings else config.vocab_size * config.hidden_size
+        self._decode_bytes = (tensors.parameters - embeddings) * dtype.itemsize
+        # Every weight but the embeddings and the head multiplies every token once.
+        self._token_operations = 2 * (tensors.parameters - 2 * embeddings)
+
+    def pools(self, contexts: Sequence[int], ssm_dtype: torch.dtype = torch.float32) -> Pools:
+        """Pools that hold these sequences."""
+        return Pools.allocate(
+            self.config,
+            slots=len(contexts),
+            pages=page_count(contexts),
+            page_tokens=PAGE_TOKENS,
+            dtype=self.dtype,
+            device=self.device,
+            ssm_dtype=ssm_dtype,
+        )
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        sequences: int,
+        context: int,
+        roofs: Roofs,
+        *,
+        graphs: bool = True,
+        ssm_dtype: torch.dtype = torch.float32,
+    ) -> StepTime:
+        """Times greedy decode steps of a full batch, with the host waiting for each step's tokens."""
+        contexts = [context] * sequences
+        pools, segments = self.pools(contexts, ssm_dtype), decodes(contexts)
+        tokens = [7] * sequences
+        if graphs and self.device.type == "cuda":
+            captured = DecodeGraphs(
+                self.network,
+                pools,
+                page_tokens=PAGE_TOKENS,
+                max_pages=len(segments[0].pages),
+                sizes=(sequences,),
+                capture=cuda_capture(self.device),
+            )
+
+            def step() -> None:
+                self.network.logits(captured.hidden(tokens, segments)).argmax(-1).tolist()
+
+        else:
+
+            def step() -> None:
+                layout = self.inputs.decodes(contexts)
+                hidden = self.network.hidden(torch.tensor(tokens, device=self.device), layout, pools)
+                self.network.logits(hidden).argmax(-1).tolist()
+
+        taken_s = step_s(step, self.device)
+        moved = self._decode_bytes + sequences * (
+            2 * pools.slot_bytes + context / PAGE_TOKENS * pools.page_bytes
+        )
+        states = "" if ssm_dtype == torch.float32 else ", bf16 states"
+        how = "" if graphs else ", no graph"
+        return _time(f"decode {sequences} × {context}{states}{how}", taken_s, moved / roofs.copy, sequences)
+
+    @torch.inference_mode()
+    def prefill(self, tokens: int, roofs: Roofs, *, step_tokens: int = 8192) -> StepTime:
+        """Times a prompt's prefill, in steps of `step_tokens`, until its first token is known."""
+        pools = self.pools([tokens])
+        ids = torch.full((step_tokens,), 7, device=self.device)
+
+        def run() -> None:
+            hidden = None
+            for start in range(0, tokens, step_tokens):
+                count = min(step_tokens, tokens - start)
+                layout, _ = self.inputs.prefill([(start, count)])
+                hidden = self.network.hidden(ids[:count], layout, pools)
+            assert hidden is not None
+            self.network.logits(hidden[-1:]).argmax(-1).tolist()
+
+        taken_s = step_s(run, self.device, repeats=3)
+        config = self.config
+        state = config.mamba_head_dim * config.state_size
+        # As in kernel_speed: a chunk's products below the diagonal, and the state in and out.
+        scan = config.mamba_heads * (
+            config.chunk_size * (config.mamba_head_dim + config.state_size) + 4 * state
+        )
+        attention = 2 * tokens * config.query_heads * config.head_dim
+        operations = tokens * (
+            self._token_operations
+            + scan * config.count(LayerKind.MAMBA)
+            + attention * config.count(LayerKind.ATTENTION)
+        )
+        return _time(f"prefill {tokens}", taken_s, operations / roofs.matrix, tokens)
+
+
+def _time(name: str, taken_s: float, floor_s: float, tokens: int) -> StepTime:
+    return StepTime(name, taken_s * 1e3, floor_s * 1e3, taken_s / floor_s, tokens / taken_s)
+
+
+def memory_limited_batch(config: ModelConfig, device_bytes: int, tokens: int) -> int:
+    """The most sequences of `tokens` tokens that fit a device at once, 0 when none does."""
+    most = 0
+    for slots in range(1, 1025):
+        try:
+            plan = plan_memory(
+                config, device_bytes, EngineOptions(slots=slots, checkpoints=0, max_sequence_tokens=tokens)
+            )
+        except ValueError:
+            break
+        if plan.kv_tokens < slots * tokens:
+            break
+        most = slots
+    return most
+
+
+@dataclass(frozen=True, slots=True)
+class LongOutput:
+    """Output tokens per second of a batch of requests, of `prompt` and `output` tokens each, that fills a
+    device.
+    """
+
+    model: str
+    device_gib: float
+    batch: int
+    prefill_s: float
+    decode_s: float
+    output_tokens_per_s: float
+
+
+def long_output(
+    name: str,
+    model: MeasuredModel,
+    device_gib: float,
+    roofs: Roofs,
+    *,
+    prompt: int = 8192,
+    output: int = 16384,
+) -> LongOutput | None:
+    """Times the batch that memory allows, decoding at the middle of its outputs; None when not one fits."""
+    batch = memory_limited_batch(model.config, int(device_gib * 2**30), prompt + output)
+    if batch == 0:
+        return None
+    prefill_s = batch * model.prefill(prompt, roofs).time_ms / 1e3
+    decode_s = output * model.decode(batch, prompt + output // 2, roofs).time_ms / 1e3
+    rate = batch * output / (prefill_s + decode_s)
+    return LongOutput(name, device_gib, batch, prefill_s, decode_s, rate)
+
+
+def transformers_peer(config: dict[str, object], device: torch.device, *, tokens: int) -> Iterator[StepTime]:
+    """transformers' own model at the same shape: a prefill of `tokens`, and a decode step at batch 1 and
+    32.
+
+    Its floors are not computed here: the rows stand beside ours.
+    """
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
+    kinds = {"M": "linear_attention", "-": "mlp", "*": "full_attention"}
+    pattern = str(config["hybrid_override_pattern"])
+    rest = {key: value for key, value in config.items() if key != "hybrid_override_pattern"}
+    peer_config = NemotronHConfig.from_dict(rest | {"layers_block_type": [kinds[kind] for kind in pattern]})
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
+    try:
+        with torch.device(device):
+            model = NemotronHForCausalLM(peer_config).eval()
+    finally:
+        torch.set_default_dtype(default)
+
+    def generate_s(sequences: int, prompt: int, new: int) -> float:
+        ids = torch.full((sequences, prompt), 7, device=device)
+        synchronize(device)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        synchronize(device)
+        return time.perf_counter() - began
+
+    for sequences, prompt, more in ((1, tokens, 8), (32, 64, 8)):
+        generate_s(sequences, prompt, 2)
+        first_s = generate_s(sequences, prompt, 1)
+        decode_s = (generate_s(sequences, prompt, 1 + more) - first_s) / more
+        if sequences == 1:
+            yield StepTime(f"transformers: prefill {prompt}", first_s * 1e3, 0.0, 0.0, prompt / first_s)
+        yield StepTime(
+            f"transformers: decode {sequences} × {prompt}", decode_s * 1e3, 0.0, 0.0, sequences / decode_s
+        )
