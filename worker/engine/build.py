@@ -44,10 +44,10 @@ class EngineOptions:
     cache_bytes: int | None = None
     """Memory for slots and pages together. None: what a GPU has free; 256 MiB on a CPU."""
     page_tokens: int = 32
-    step_tokens: int = 256
-    """Prefill tokens of a step while something decodes."""
-    idle_step_tokens: int = 2048
-    """Prefill tokens of a step while nothing decodes."""
+    step_tokens: int | None = None
+    """Prefill tokens of a step while something decodes. None: see `prefill_tokens`."""
+    idle_step_tokens: int | None = None
+    """Prefill tokens of a step while nothing decodes. None: see `prefill_tokens`."""
     queue: int = 256
     """Requests that may wait."""
     max_sequence_tokens: int | None = None
@@ -100,13 +100,14 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
     room = pages * options.page_tokens
     if options.max_sequence_tokens is not None and longest > room:
         raise ValueError(f"max_sequence_tokens {longest} exceeds the {room} tokens of {pages} pages")
+    step_tokens, idle_step_tokens = prefill_tokens(options, network.device.type)
     settings = EngineSettings(
         slots=options.slots,
         checkpoints=options.checkpoints,
         pages=pages,
         page_tokens=options.page_tokens,
-        step_tokens=options.step_tokens,
-        idle_step_tokens=options.idle_step_tokens,
+        step_tokens=step_tokens,
+        idle_step_tokens=idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=min(longest, room),
     )
@@ -125,6 +126,17 @@ def _decode_graphs(network: Network, cache: Pools, settings: EngineSettings) -> 
         sizes=ladder(settings.slots),
         capture=cuda_capture(network.device),
     )
+
+
+def prefill_tokens(options: EngineOptions, device_type: str) -> tuple[int, int]:
+    """Prefill tokens of a step while something decodes, and while nothing does.
+
+    What `options` leave open is chosen so that a step beside decodes takes a few times as long as theirs
+    alone, and one without them is near the best throughput, but still short: a request that arrives meanwhile
+    waits for it. On a GPU a decode step waits for memory, and some hundred tokens more cost little.
+    """
+    step, idle = (64, 512) if device_type == "cpu" else (512, 2048)
+    return options.step_tokens or step, options.idle_step_tokens or idle
 
 
 def page_count(memory: int, options: EngineOptions, longest: int, *, slot_bytes: int, page_bytes: int) -> int:
@@ -153,7 +165,7 @@ def _free_bytes(network: Network, options: EngineOptions) -> int:
     workspace = measure_workspace(
         network,
         page_tokens=options.page_tokens,
-        tokens=max(options.step_tokens, options.idle_step_tokens),
+        tokens=max(prefill_tokens(options, network.device.type)),
         sequences=options.slots,
     )
     torch.cuda.empty_cache()

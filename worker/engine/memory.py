@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels import kernels_for
-from worker.engine.build import EngineOptions, page_count
+from worker.engine.build import EngineOptions, page_count, prefill_tokens
 from worker.engine.workspace import estimate_workspace
 from worker.model.config import ModelConfig
 from worker.model.dummy import DummyTensors
@@ -114,7 +114,7 @@ def plan_memory(
     )
     workspace = estimate_workspace(
         config,
-        tokens=max(options.step_tokens, options.idle_step_tokens),
+        tokens=max(prefill_tokens(options, "cuda")),
         sequences=options.slots,
         number_bytes=dtype.itemsize,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.worker.engine.small import CPU, Clock, alone, make_request, run, small_model
-from worker.engine.build import EngineOptions, build_engine, load_model, page_count
+from worker.engine.build import EngineOptions, build_engine, load_model, page_count, prefill_tokens
 from worker.model.config import UnsupportedModelError
 from worker.model.pools import Pools
 
@@ -54,3 +54,13 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UnsupportedModelError, match=r"config\.json"):
         load_model(tmp_path, device=CPU, dtype=torch.float32)
+
+
+def test_steps_are_as_long_as_an_operator_says_or_as_suits_the_device() -> None:
+    assert prefill_tokens(replace(OPTIONS, step_tokens=100, idle_step_tokens=300), "cpu") == (100, 300)
+    step, idle = prefill_tokens(OPTIONS, "cpu")
+    assert step <= idle
+    gpu_step, gpu_idle = prefill_tokens(OPTIONS, "cuda")
+    assert step < gpu_step <= gpu_idle
+    settings = build_engine(MODEL, OPTIONS, Clock()).settings
+    assert (settings.step_tokens, settings.idle_step_tokens) == (step, idle)
