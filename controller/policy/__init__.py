@@ -1,6 +1,6 @@
 """What each tenant is promised and granted: the policy file, checked and resolved into frozen values."""
 
-from controller.policy.document import PolicyError, Problem
+from controller.policy.document import PolicyError, Problem, UnreadableError
 from controller.policy.loading import load_policy, parse_policy
 from controller.policy.model import (
     BudgetRange,
@@ -10,6 +10,7 @@ from controller.policy.model import (
     Otherwise,
     Policy,
     Quality,
+    Rule,
     TenantPolicy,
 )
 from controller.policy.quality import QualityCurve
@@ -25,7 +26,9 @@ __all__ = [
     "Problem",
     "Quality",
     "QualityCurve",
+    "Rule",
     "TenantPolicy",
+    "UnreadableError",
     "load_policy",
     "parse_policy",
 ]

@@ -45,6 +45,10 @@ class PolicyError(Exception):
         )
 
 
+class UnreadableError(PolicyError):
+    """A policy file that cannot be read at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """Plain values (dict, list, str, int, float, bool) and where they and their keys stand."""

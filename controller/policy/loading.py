@@ -10,7 +10,16 @@ from pathlib import Path as FilePath
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from controller.policy.document import Document, Mark, Path, PolicyError, Problem, read_document, show_path
+from controller.policy.document import (
+    Document,
+    Mark,
+    Path,
+    PolicyError,
+    Problem,
+    UnreadableError,
+    read_document,
+    show_path,
+)
 from controller.policy.model import Policy
 from controller.policy.resolve import resolve
 from controller.policy.schema import PolicyFile, did_you_mean
@@ -19,15 +28,16 @@ from controller.policy.units import shown
 MAX_BYTES = 16 * 2**20
 
 
-def load_policy(file: FilePath, environ: Mapping[str, str]) -> Policy:
-    """Loads a policy from a file; API keys referred to by name come from `environ`.
+def load_policy(file: FilePath, environ: Mapping[str, str] | None) -> Policy:
+    """Loads a policy from a file; API keys referred to by name come from `environ`, and are left out without.
 
-    Raises PolicyError, also when the file cannot be read.
+    Raises PolicyError; when the file cannot be read, UnreadableError.
     """
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise PolicyError(str(file), [Problem(Mark(1, 1), f"cannot be read: {error.strerror}")]) from None
+        problem = Problem(Mark(1, 1), f"cannot be read: {error.strerror}")
+        raise UnreadableError(str(file), [problem]) from None
     if len(data) > MAX_BYTES:
         raise PolicyError(str(file), [Problem(Mark(1, 1), f"larger than {MAX_BYTES >> 20} MiB")])
     try:
@@ -40,7 +50,7 @@ def load_policy(file: FilePath, environ: Mapping[str, str]) -> Policy:
     return parse_policy(text, str(file), environ)
 
 
-def parse_policy(text: str, name: str, environ: Mapping[str, str]) -> Policy:
+def parse_policy(text: str, name: str, environ: Mapping[str, str] | None) -> Policy:
     """Loads a policy from text; `name` stands for the file in errors. Raises PolicyError."""
     document = read_document(text, name)
     if not isinstance(document.value, dict):
@@ -91,20 +101,25 @@ def _fields(path: Path) -> list[str]:
     """Keys that the mapping at a path may have."""
     kind: object = PolicyFile
     for part in path:
-        kind = (
-            _section(kind.model_fields[part].annotation)
-            if _is_section(kind) and isinstance(part, str)
-            else kind
-        )
-    return list(kind.model_fields) if _is_section(kind) else []
+        kind = _inside(kind, part)
+    return list(_by_key(kind)) if _is_section(kind) else []
+
+
+def _inside(kind: object, part: str | int) -> object:
+    """The kind of value that stands under a key or at an index; None when that is not known."""
+    if _is_section(kind):
+        kind = _by_key(kind).get(str(part))
+    elif typing.get_origin(kind) in (dict, tuple):
+        kind = next((arg for arg in typing.get_args(kind) if _is_section(arg)), None)
+    if isinstance(kind, types.UnionType):
+        return next((arg for arg in typing.get_args(kind) if _is_section(arg)), None)
+    return kind
+
+
+def _by_key(section: type[BaseModel]) -> dict[str, object]:
+    """What stands under each key of a section."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 
 
 def _is_section(kind: object) -> typing.TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _section(annotation: object) -> object:
-    """The section inside `X`, `X | None` or `tuple[X, ...]`."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple:
-        return next((arg for arg in typing.get_args(annotation) if _is_section(arg)), annotation)
-    return annotation

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from controller.policy.document import Problem
 from controller.policy.quality import QualityCurve
 
 
@@ -97,16 +98,51 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
-    """One tenant. `rule` is where it stands in the file, such as `tenants[2]`."""
+    """What holds for a tenant's requests, in general or under one of its rules.
+
+    rule: where it stands in the file, such as `tenants[2]` or `tenants[2].rules[0]`. version: of the policy
+    that it is from. weight: what its quality is worth beside that of others. priority: 0 to 7, lower runs
+    first. rules: exceptions, of which the first that matches applies; a rule has none of its own.
+    """
 
     name: str
     rule: str
+    version: str
     objectives: Objectives
     mode: ModePolicy
     budget: BudgetRange
     quality: Quality
     weight: float
+    priority: int
     otherwise: Otherwise
+    rules: tuple[Rule, ...] = ()
+
+    def for_labels(self, labels: Mapping[str, str]) -> TenantPolicy:
+        """What holds for a request with these labels."""
+        return next((rule.policy for rule in self.rules if rule.matches(labels)), self)
+
+    def with_rules(self, rules: Iterable[Rule]) -> TenantPolicy:
+        """The same with these rules."""
+        return replace(self, rules=tuple(rules))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What holds instead for requests that carry every label of `match` with one of its values."""
+
+    match: Mapping[str, tuple[str, ...]]
+    policy: TenantPolicy
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a request with these labels falls under it."""
+        return all(labels.get(label) in values for label, values in self.match.items())
+
+    def covers(self, other: Rule) -> bool:
+        """Whether it matches every request that the other matches."""
+        return all(
+            label in other.match and set(other.match[label]) <= set(values)
+            for label, values in self.match.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +153,7 @@ class Policy:
     tenants: by name, in the file's order.
     keys: tenants by the SHA-256 digest of an API key.
     keyless: names of the tenants that nobody can call, because no key is set for them.
+    warnings: what can be used as it stands and is likely not what was meant.
     """
 
     version: str
@@ -124,6 +161,7 @@ class Policy:
     tenants: Mapping[str, TenantPolicy]
     keys: Mapping[bytes, tuple[bytes, TenantPolicy]]
     keyless: tuple[str, ...]
+    warnings: tuple[Problem, ...] = ()
 
     def tenant_of(self, key: str) -> TenantPolicy | None:
         """The tenant whose API key this is.

@@ -1,10 +1,10 @@
-"""From the file's form to the policy: defaults, references, contradictions between values."""
+"""From the file's form to the policy: inheritance, references, contradictions between values."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from controller.policy.model import (
     Otherwise,
     Policy,
     Quality,
+    Rule,
     TenantPolicy,
 )
 from controller.policy.quality import QualityCurve
@@ -30,22 +31,63 @@ DEFAULT_MAX_TOKENS = 8192
 """What a tenant that says nothing may occupy of a worker with one request."""
 DEFAULT_GRACE = Grace(share=0.1)
 """As in NVIDIA NIM, whose window in which it looks for the end of a sentence is a tenth of the budget."""
+DEFAULT_PRIORITY = 3
+"""In the middle, so that others can be put before and behind."""
 
 
-def resolve(file: PolicyFile, document: Document, name: str, text: str, environ: Mapping[str, str]) -> Policy:
+def resolve(
+    file: PolicyFile, document: Document, name: str, text: str, environ: Mapping[str, str] | None
+) -> Policy:
     """The policy that a file of right form describes. Raises PolicyError."""
-    return _Resolver(file, document, environ).policy(name, text)
+    version = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _Resolver(file, document, version, environ).policy(name, text)
+
+
+class _Layers:
+    """Settings that hold for the same requests, each with its place, the most specific first."""
+
+    def __init__(self, *layers: tuple[Settings, Path]) -> None:
+        self._layers = layers
+        self.paths = tuple(path for _, path in layers)
+
+    @property
+    def own(self) -> Path:
+        """Where the most specific ones stand."""
+        return self.paths[0]
+
+    def under(self, settings: Settings, path: Path) -> _Layers:
+        """With more specific ones."""
+        return _Layers((settings, path), *self._layers)
+
+    def get(self, read: Callable[[Settings], T | None], built_in: T) -> T:
+        """The most specific value that is set."""
+        found = self.find(read)
+        return built_in if found is None else found
+
+    def find(self, read: Callable[[Settings], T | None]) -> T | None:
+        """The most specific value that is set, if any is."""
+        for settings, _ in self._layers:
+            value = read(settings)
+            if value is not None:
+                return value
+        return None
 
 
 class _Resolver:
     """One pass over the file; collects problems instead of stopping at the first."""
 
-    def __init__(self, file: PolicyFile, document: Document, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: PolicyFile, document: Document, version: str, environ: Mapping[str, str] | None
+    ) -> None:
         self._file = file
         self._document = document
+        self._version = version
         self._environ = environ
         self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
+        self._conflicts: set[tuple[Path, str]] = set()
         self._curves: dict[str, QualityCurve] = {}
+        self._used: set[Path] = set()
 
     def policy(self, name: str, text: str) -> Policy:
         for curve, points in self._file.curves.items():
@@ -68,7 +110,7 @@ class _Resolver:
                 continue
             tenants[section.name] = tenant
             digests = self._digests(section, path)
-            if not digests:
+            if not digests and not self._has_unread_key(section):
                 keyless.append(section.name)
             for where, digest in digests:
                 if digest in keys:
@@ -76,103 +118,149 @@ class _Resolver:
                         where, f"the same key belongs to {keys[digest][1].rule} ({keys[digest][1].name})"
                     )
                 keys[digest] = (digest, tenant)
+        for kind, names in (("curves", self._file.curves), ("classes", self._file.classes)):
+            for unused in names:
+                if (kind, unused) not in self._used:
+                    self._warn((kind, unused), "no tenant uses it")
         if self._problems:
             raise PolicyError(name, self._problems)
-        version = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Policy(version, text, MappingProxyType(tenants), MappingProxyType(keys), tuple(keyless))
+        return Policy(
+            version=self._version,
+            text=text,
+            tenants=MappingProxyType(tenants),
+            keys=MappingProxyType(keys),
+            keyless=tuple(keyless),
+            warnings=tuple(self._warnings),
+        )
 
     def _problem(self, path: Path, message: str) -> None:
         self._problems.append(Problem(self._document.mark(path), f"{show_path(path)}: {message}"))
 
-    def _conflict(self, tenant: Path, setting: Path, message: str) -> None:
-        """Reports a setting that contradicts another, where it was decided: by the tenant or `defaults`."""
-        own, common = (*tenant, *setting), ("defaults", *setting)
-        if own not in self._document.marks and common in self._document.marks:
-            self._problem(common, f"{message} (for {show_path(tenant)})")
-        else:
-            self._problem(own, message)
+    def _warn(self, path: Path, message: str) -> None:
+        self._warnings.append(Problem(self._document.key_mark(path), f"{show_path(path)}: {message}"))
+
+    def _conflict(self, layers: _Layers, setting: Path, message: str) -> None:
+        """Reports a setting that contradicts another: where it was decided, once for all that inherit it."""
+        own = (*layers.own, *setting)
+        decided = (place for path in layers.paths if (place := (*path, *setting)) in self._document.marks)
+        where = next(decided, own)
+        if (where, message) in self._conflicts:
+            return
+        self._conflicts.add((where, message))
+        self._problem(where, message if where == own else f"{message} (for {show_path(layers.own)})")
+
+    def _sets(self, path: Path) -> bool:
+        return path in self._document.marks
 
     def _tenant(self, section: TenantSection, path: Path) -> TenantPolicy:
-        defaults = self._file.defaults
-        mode = section.mode or defaults.mode or ModePolicy.AUTO
-        objectives = self._objectives(section, defaults, path)
-        budget = self._budget(section, defaults, mode, path)
+        layers = _Layers((self._file.defaults, ("defaults",)))
+        if section.class_ is not None:
+            shared = self._file.classes.get(section.class_)
+            if shared is None:
+                self._problem((*path, "class"), _unknown(section.class_, "classes", self._file.classes))
+            else:
+                self._used.add(("classes", section.class_))
+                layers = layers.under(shared, ("classes", section.class_))
+        layers = layers.under(section, path)
+        rules: list[Rule] = []
+        general = self._grant(section.name, layers)
+        for index, exception in enumerate(section.rules):
+            where = (*path, "rules", index)
+            if not exception.match:
+                self._problem(
+                    (*where, "match"), f"matches every request; put what holds for all into {show_path(path)}"
+                )
+            grant = self._grant(section.name, layers.under(exception, where))
+            rule = Rule(MappingProxyType(exception.match), grant)
+            earlier = next((before for before in rules if before.covers(rule)), None)
+            if earlier is not None and exception.match:
+                self._warn(where, f"never applies; {earlier.policy.rule} matches the same requests first")
+            rules.append(rule)
+        return general.with_rules(rules)
+
+    def _grant(self, name: str, layers: _Layers) -> TenantPolicy:
+        """What holds for a tenant's requests in general, or under one of its rules."""
+        mode = layers.get(lambda s: s.mode, ModePolicy.AUTO)
+        budget = self._budget(layers, mode)
         return TenantPolicy(
-            name=section.name,
-            rule=show_path(path),
-            objectives=objectives,
+            name=name,
+            rule=show_path(layers.own),
+            version=self._version,
+            objectives=self._objectives(layers),
             mode=mode,
             budget=budget,
-            quality=self._quality(section, defaults, mode, budget, path),
-            weight=_first(section.weight, defaults.weight, 1.0),
-            otherwise=section.otherwise or defaults.otherwise or Otherwise.REFUSE,
+            quality=self._quality(layers, mode, budget),
+            weight=layers.get(lambda s: s.weight, 1.0),
+            priority=layers.get(lambda s: s.priority, DEFAULT_PRIORITY),
+            otherwise=layers.get(lambda s: s.otherwise, Otherwise.REFUSE),
         )
 
-    def _objectives(self, section: Settings, defaults: Settings, path: Path) -> Objectives:
-        own, common = section.objectives, defaults.objectives
+    def _objectives(self, layers: _Layers) -> Objectives:
         times = {
-            "deadline": _either(own.deadline, common.deadline),
-            "first_answer_token": _either(own.first_answer_token, common.first_answer_token),
-            "first_token": _either(own.first_token, common.first_token),
+            "deadline": layers.find(lambda s: s.objectives.deadline),
+            "first_answer_token": layers.find(lambda s: s.objectives.first_answer_token),
+            "first_token": layers.find(lambda s: s.objectives.first_token),
         }
+        per_token_s = layers.find(lambda s: s.objectives.per_token)
         named = [(name, seconds) for name, seconds in times.items() if seconds is not None]
         for (later, limit), (earlier, seconds) in itertools.pairwise(named):
             if seconds > limit:
                 self._conflict(
-                    path,
+                    layers,
                     ("objectives", earlier),
                     f"{earlier} ({format_duration(seconds)}) is later than "
                     f"{later} ({format_duration(limit)})",
                 )
+        share_path = (*layers.own, "objectives", "share")
+        if self._sets(share_path) and not named and per_token_s is None:
+            self._warn(share_path, "has no effect, since no time is promised; set a deadline, or remove it")
         return Objectives(
-            share=_first(own.share, common.share, DEFAULT_SHARE),
+            share=layers.get(lambda s: s.objectives.share, DEFAULT_SHARE),
             deadline_s=times["deadline"],
             first_token_s=times["first_token"],
             first_answer_token_s=times["first_answer_token"],
-            per_token_s=_either(own.per_token, common.per_token),
+            per_token_s=per_token_s,
         )
 
-    def _budget(self, section: Settings, defaults: Settings, mode: ModePolicy, path: Path) -> BudgetRange:
-        own, common = section.budget, defaults.budget
-        least = _first(own.min, common.min, 0)
-        most = _first(own.max, common.max, max(DEFAULT_MAX_TOKENS, least))
+    def _budget(self, layers: _Layers, mode: ModePolicy) -> BudgetRange:
+        least = layers.get(lambda s: s.budget.min, 0)
+        most = layers.get(lambda s: s.budget.max, max(DEFAULT_MAX_TOKENS, least))
         if least > most:
-            self._conflict(path, ("budget", "min"), f"min ({least}) is above max ({most})")
+            self._conflict(layers, ("budget", "min"), f"min ({least}) is above max ({most})")
         if mode is ModePolicy.THINK and most == 0:
-            self._conflict(path, ("budget", "max"), "mode is think, but a budget of at most 0 allows none")
-        if mode is ModePolicy.NO_THINK and least > 0:
-            self._conflict(
-                path,
-                ("budget", "min"),
-                f"mode is no_think, but a budget of at least {least} asks for it",
-            )
+            self._conflict(layers, ("budget", "max"), "mode is think, but a budget of at most 0 allows none")
+        if mode is ModePolicy.NO_THINK:
+            if least > 0:
+                self._conflict(
+                    layers,
+                    ("budget", "min"),
+                    f"mode is no_think, but a budget of at least {least} asks for it",
+                )
+            for setting in ("max", "grace"):
+                if self._sets((*layers.own, "budget", setting)):
+                    self._warn((*layers.own, "budget", setting), "has no effect, since mode is no_think")
         return BudgetRange(
             min_tokens=least,
             max_tokens=most,
-            grace=_first(own.grace, common.grace, DEFAULT_GRACE),
-            answer_tokens=_either(own.answer, common.answer),
+            grace=layers.get(lambda s: s.budget.grace, DEFAULT_GRACE),
+            answer_tokens=layers.find(lambda s: s.budget.answer),
         )
 
-    def _quality(
-        self, section: Settings, defaults: Settings, mode: ModePolicy, budget: BudgetRange, path: Path
-    ) -> Quality:
-        name = _either(section.quality.curve, defaults.quality.curve)
-        floor = _first(section.quality.floor, defaults.quality.floor, 0.0)
+    def _quality(self, layers: _Layers, mode: ModePolicy, budget: BudgetRange) -> Quality:
+        name = layers.find(lambda s: s.quality.curve)
+        floor = layers.get(lambda s: s.quality.floor, 0.0)
         floor_path = ("quality", "floor")
         if name is None:
             if floor > 0:
                 self._conflict(
-                    path, floor_path, f"a floor ({floor:g}) needs a curve to measure it by; set quality.curve"
+                    layers,
+                    floor_path,
+                    f"a floor ({floor:g}) needs a curve to measure it by; set quality.curve",
                 )
             return Quality()
+        self._used.add(("curves", name))
         if name not in self._file.curves:
-            known = ", ".join(self._file.curves) or "none"
-            near = did_you_mean(name, self._file.curves)
-            self._conflict(
-                path,
-                ("quality", "curve"),
-                f"{name!r} is not under curves (there: {known}){near}",
-            )
+            self._conflict(layers, ("quality", "curve"), _unknown(name, "curves", self._file.curves))
             return Quality()
         curve = self._curves.get(name)
         if curve is None:  # its own problem was reported
@@ -182,16 +270,22 @@ class _Resolver:
         if reached is None:
             best = max(curve.qualities)
             self._conflict(
-                path,
+                layers,
                 floor_path,
                 f"the floor ({floor:g}) is above all of curve {name!r}, whose best is {best:g}",
             )
         elif reached > most:
             why = "mode is no_think" if mode is ModePolicy.NO_THINK else f"budget.max is {most}"
             self._conflict(
-                path, floor_path, f"the floor ({floor:g}) takes {reached} tokens on curve {name!r}, but {why}"
+                layers,
+                floor_path,
+                f"the floor ({floor:g}) takes {reached} tokens on curve {name!r}, but {why}",
             )
         return Quality(curve, floor, reached or 0)
+
+    def _has_unread_key(self, section: TenantSection) -> bool:
+        """Whether its key lies in an environment that was not given."""
+        return self._environ is None and section.keys is None
 
     def _digests(self, section: TenantSection, path: Path) -> list[tuple[Path, bytes]]:
         """Digests of the tenant's keys, with where each comes from."""
@@ -199,6 +293,8 @@ class _Resolver:
             self._problem((*path, "key"), "set either key or keys")
         if section.keys is not None:
             return [((*path, "keys", index), digest) for index, digest in enumerate(section.keys)]
+        if self._environ is None:
+            return []
         if section.key is None:
             # Three lines make a tenant: the variable's name then follows from its own.
             variable = "CURFEW_KEY_" + "".join(c if c.isalnum() else "_" for c in section.name).upper()
@@ -213,10 +309,6 @@ class _Resolver:
         return [(where, hashlib.sha256(key.encode()).digest())]
 
 
-def _either(own: T | None, common: T | None) -> T | None:
-    return common if own is None else own
-
-
-def _first(own: T | None, common: T | None, built_in: T) -> T:
-    chosen = _either(own, common)
-    return built_in if chosen is None else chosen
+def _unknown(name: str, kind: str, known: Mapping[str, object]) -> str:
+    """What to say of a reference to nothing."""
+    return f"{name!r} is not under {kind} (there: {', '.join(known) or 'none'}){did_you_mean(name, known)}"

@@ -1,22 +1,39 @@
 """The form of a policy file: its keys, and what each value may be by itself.
 
-Everything may be left out except `apiVersion`, `tenants` and a tenant's `name`. What a tenant leaves out
-comes from `defaults`, and what those leave out from `controller.policy.resolve`.
+Everything may be left out except `apiVersion`, `tenants`, a tenant's `name` and a rule's `match`. What a rule
+leaves out comes from its tenant, what that leaves out from its class, then from `defaults`, and what those
+leave out from `controller.policy.resolve`. The docstrings of sections and keys are the reference that people
+read, and the JSON schemas beside the parsers say to an editor what the parsers accept.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from controller.policy.model import Grace, ModePolicy, Otherwise
-from controller.policy.units import parse_count, parse_duration, parse_percent, parse_share, shown
+from controller.policy.units import (
+    COUNT,
+    DURATION,
+    MAX_COUNT,
+    PERCENT,
+    QUANTILE,
+    parse_count,
+    parse_duration,
+    parse_percent,
+    parse_share,
+    shown,
+)
 
 API_VERSION = "curfew/v1"
+MAX_LABEL_LENGTH = 64
+"""Of a label's name and of its value, in characters; the contract of GenerateRequest.labels has the same."""
+MAX_PRIORITY = 7
+"""The contract of WorkerService has priorities 0 to 7."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -75,6 +92,33 @@ def _parse_weight(value: object) -> float:
     return float(value)
 
 
+def _parse_priority(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_PRIORITY:
+        allowed = f"a whole number from 0, which runs first, to {MAX_PRIORITY}"
+        raise ValueError(f"{shown(value)} is not a priority; write {allowed}")
+    return value
+
+
+def _parse_label(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is not text; labels are text, so write {_quoted(value)}")
+    if not 1 <= len(value) <= MAX_LABEL_LENGTH:
+        raise ValueError(f"{shown(value)} has {len(value)} characters; a label has 1 to {MAX_LABEL_LENGTH}")
+    return value
+
+
+def _quoted(value: object) -> str:
+    return f"'{shown(value)}'" if isinstance(value, int | float) else "it in quotes"
+
+
+def _parse_label_values(value: object) -> tuple[str, ...]:
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("an empty list matches nothing; write the values that match")
+        return tuple(_parse_label(item) for item in value)
+    return (_parse_label(value),)
+
+
 def _parse_name(value: object) -> str:
     if not isinstance(value, str) or _NAME.fullmatch(value) is None:
         raise ValueError(
@@ -123,77 +167,215 @@ def _parse_point(value: object) -> tuple[int, float]:
     return parse_count(value[0]), _parse_fraction(value[1])
 
 
-Duration = Annotated[float, _read_with(parse_duration)]
-Share = Annotated[float, _read_with(parse_share)]
-Count = Annotated[int, _read_with(parse_count)]
-AtLeast1 = Annotated[int, _read_with(_parse_at_least_1)]
-Fraction = Annotated[float, _read_with(_parse_fraction)]
-Weight = Annotated[float, _read_with(_parse_weight)]
-Name = Annotated[str, _read_with(_parse_name)]
-Point = Annotated[tuple[int, float], _read_with(_parse_point)]
+def _schema(title: str, *alternatives: dict[str, JsonValue], examples: Sequence[JsonValue]) -> WithJsonSchema:
+    """What an editor is told of a value; `title` is what the reference calls it."""
+    form = alternatives[0] if len(alternatives) == 1 else {"anyOf": list(alternatives)}
+    return WithJsonSchema({"title": title, **form, "examples": list(examples)})
+
+
+def _words(words: type[E]) -> WithJsonSchema:
+    allowed: list[JsonValue] = [str(word.value) for word in words]
+    return WithJsonSchema({"title": "word", "enum": allowed})
+
+
+def _text(pattern: str) -> dict[str, JsonValue]:
+    return {"type": "string", "pattern": f"^(?:{pattern})$"}
+
+
+_LABEL: dict[str, JsonValue] = {"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH}
+_WHOLE: dict[str, JsonValue] = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_POSITIVE: dict[str, JsonValue] = {**_WHOLE, "minimum": 1}
+_COUNT_TEXT = _text(COUNT.pattern)
+_FRACTION: dict[str, JsonValue] = {"type": "number", "minimum": 0, "maximum": 1}
+
+Duration = Annotated[
+    float,
+    _read_with(parse_duration),
+    _schema("duration", _text(DURATION.pattern), examples=["800ms", "10s", "1.5m"]),
+]
+Share = Annotated[
+    float,
+    _read_with(parse_share),
+    _schema(
+        "share",
+        _text(QUANTILE.pattern),
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        examples=["p95", 0.95],
+    ),
+]
+Count = Annotated[int, _read_with(parse_count), _schema("count", _WHOLE, _COUNT_TEXT, examples=[500, "2k"])]
+AtLeast1 = Annotated[
+    int, _read_with(_parse_at_least_1), _schema("count", _POSITIVE, _COUNT_TEXT, examples=[12, "1k"])
+]
+GraceTokens = Annotated[
+    Grace,
+    _read_with(_parse_grace),
+    _schema("grace", _text(PERCENT.pattern), _WHOLE, _COUNT_TEXT, examples=["10%", 20]),
+]
+Fraction = Annotated[float, _read_with(_parse_fraction), _schema("quality", _FRACTION, examples=[0.9])]
+Weight = Annotated[
+    float,
+    _read_with(_parse_weight),
+    _schema("weight", {"type": "number", "exclusiveMinimum": 0, "maximum": 1e6}, examples=[2, 0.5]),
+]
+Priority = Annotated[
+    int,
+    _read_with(_parse_priority),
+    _schema("priority", {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY}, examples=[0, 3, 7]),
+]
+Name = Annotated[str, _read_with(_parse_name), _schema("name", _text(_NAME.pattern), examples=["support"])]
+Digest = Annotated[
+    bytes,
+    _read_with(_parse_digest),
+    _schema("digest", _text(_DIGEST.pattern), examples=["sha256:" + "0123456789abcdef" * 4]),
+]
+Variable = Annotated[
+    str, _read_with(_parse_variable), _schema("variable", _text(_VARIABLE.pattern), examples=["SUPPORT_KEY"])
+]
+Version = Annotated[str, _read_with(_parse_version), WithJsonSchema({"title": "word", "enum": [API_VERSION]})]
+Label = Annotated[str, _read_with(_parse_label), _schema("label", _LABEL, examples=["task"])]
+LabelValues = Annotated[
+    tuple[str, ...],
+    _read_with(_parse_label_values),
+    _schema(
+        "label value",
+        _LABEL,
+        {"type": "array", "minItems": 1, "items": {**_LABEL}},
+        examples=["triage", ["triage", "routing"]],
+    ),
+]
+Point = Annotated[
+    tuple[int, float],
+    _read_with(_parse_point),
+    _schema(
+        "point",
+        {
+            "type": "array",
+            "items": [{"anyOf": [_WHOLE, _COUNT_TEXT]}, _FRACTION],
+            "minItems": 2,
+            "maxItems": 2,
+        },
+        examples=[[64, 0.84]],
+    ),
+]
+Mode = Annotated[ModePolicy, _read_with(_parse_word(ModePolicy)), _words(ModePolicy)]
+OtherwiseWord = Annotated[Otherwise, _read_with(_parse_word(Otherwise)), _words(Otherwise)]
 
 
 class Section(BaseModel):
     """A mapping of the file. Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
 
 class ObjectivesSection(Section):
-    """The times promised, and the share of requests that must keep them."""
+    """The times promised, from a request's receipt, and the share of requests that must keep them."""
 
     deadline: Duration | None = None
+    """To the end of the answer. Default: none is promised."""
     share: Share | None = None
+    """How many of the tenant's requests must keep every time. Default: p95."""
     first_token: Duration | None = None
+    """To the first token, of reasoning or answer. Default: none is promised."""
     first_answer_token: Duration | None = None
+    """To the first token of the answer. Default: none is promised."""
     per_token: Duration | None = None
+    """Mean time between the tokens after the first. Default: none is promised."""
 
 
 class BudgetSection(Section):
     """Tokens for reasoning and answer."""
 
     min: Count | None = None
+    """Reasoning is not started with less. Default: 0."""
     max: Count | None = None
-    grace: Annotated[Grace, _read_with(_parse_grace)] | None = None
+    """Most that reasoning is ever granted; 0 allows none. Default: 8192, or `min` where that is more."""
+    grace: GraceTokens | None = None
+    """Tokens past the budget in which reasoning may end its sentence: a share of the budget, or a number.
+    Default: 10%."""
     answer: AtLeast1 | None = None
+    """Kept back for the answer alone, at least 1. Default: learnt from the tenant's answers."""
 
 
 class QualitySection(Section):
-    """The curve of answer quality by budget, and the least quality."""
+    """How good answers are at each budget, and how good they must be."""
 
     floor: Fraction | None = None
+    """Least expected quality: no plan thinks less than reaches it while the promises in time can be kept.
+    Needs a curve. Default: 0."""
     curve: Name | None = None
+    """One of `curves`. Default: none; more thinking is then taken to be better."""
 
 
 class Settings(Section):
-    """What a tenant may set and `defaults` may set for all."""
+    """What may be set for all in `defaults`, for several tenants in a class, for one, and for some of its
+    requests in a rule. The most specific value wins, key by key.
+    """
 
     objectives: ObjectivesSection = ObjectivesSection()
-    mode: Annotated[ModePolicy, _read_with(_parse_word(ModePolicy))] | None = None
+    """The promises in time."""
+    mode: Mode | None = None
+    """Whether requests reason: `auto` lets the plan decide, `think` always, `no_think` never.
+    Default: auto."""
     budget: BudgetSection = BudgetSection()
+    """What reasoning and answer may use."""
     quality: QualitySection = QualitySection()
+    """The quality of answers."""
     weight: Weight | None = None
-    otherwise: Annotated[Otherwise, _read_with(_parse_word(Otherwise))] | None = None
+    """What this quality is worth beside that of others when tokens are short, above 0. Default: 1."""
+    priority: Priority | None = None
+    """Which requests a worker runs first: 0 before all others, 7 after them; at the same priority the one
+    whose deadline is earliest. Default: 3."""
+    otherwise: OtherwiseWord | None = None
+    """When no plan keeps the promise: `refuse` the request, or take the `best_effort`. Default: refuse."""
 
 
 class KeySection(Section):
     """Where an API key is found."""
 
-    env: Annotated[str, _read_with(_parse_variable)]
+    env: Variable
+    """The environment variable of the controller that holds it."""
+
+
+class RuleSection(Settings):
+    """Other settings for requests with certain labels. The first rule of a tenant that matches a request
+    applies to it, alone.
+    """
+
+    match: dict[Label, LabelValues]
+    """Labels that a request must carry, each with the value or one of the values given; at least one label.
+    """
 
 
 class TenantSection(Settings):
     """One tenant."""
 
     name: Name
+    """Its name in plans, logs and metrics; no two are the same."""
+    class_: Name | None = Field(default=None, alias="class")
+    """The one of `classes` that it belongs to. Default: none."""
     key: KeySection | None = None
-    keys: tuple[Annotated[bytes, _read_with(_parse_digest)], ...] | None = None
+    """Its API key. Default: the variable `CURFEW_KEY_` and the name in upper case, `_` for what is neither
+    letter nor digit."""
+    keys: tuple[Digest, ...] | None = None
+    """Its API keys, as SHA-256 digests (`printf %s KEY | sha256sum`); instead of `key`."""
+    rules: tuple[RuleSection, ...] = ()
+    """Exceptions for requests with certain labels, in order."""
 
 
 class PolicyFile(Section):
-    """The whole file."""
+    """What each tenant of a Curfew installation is promised and granted."""
 
-    apiVersion: Annotated[str, _read_with(_parse_version)]
+    apiVersion: Version
+    """The form of the file."""
     defaults: Settings = Settings()
+    """What holds where nothing more specific is said."""
+    classes: dict[Name, Settings] = {}
+    """Settings that several tenants share, by name."""
     curves: dict[Name, tuple[Point, ...]] = {}
+    """Measured quality of answers, by name: points of budget in tokens and quality from 0 to 1, budgets
+    rising from 0, which is no_think. Linear between points, level after the last."""
     tenants: tuple[TenantSection, ...]
+    """Who may call; at least one."""

@@ -3,12 +3,12 @@
 import math
 import re
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(us|ms|s|m|h)")
+DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(us|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_COUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kM]?)")
+COUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kM]?)")
 _FACTOR = {"": 1, "k": 1_000, "M": 1_000_000}
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
-_QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
+PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
+QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 MAX_DURATION_S = 24 * 3600.0
 MAX_COUNT = 1_000_000
@@ -32,7 +32,7 @@ def parse_duration(value: object) -> float:
     allowed = "a duration such as 800ms, 10s or 1.5m"
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"{value} has no unit; write {allowed}")
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    match = DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{shown(value)} is not a duration; write {allowed}")
     seconds = float(match[1]) * _SECONDS[match[2]]
@@ -48,7 +48,7 @@ def parse_count(value: object) -> int:
     """
     allowed = "a whole number such as 500 or 2k"
     if isinstance(value, str):
-        match = _COUNT.fullmatch(value)
+        match = COUNT.fullmatch(value)
         if match is None:
             raise ValueError(f"{shown(value)} is not a count; write {allowed}")
         # Rounded first: 1.1 × 1000 is not whole in binary.
@@ -71,7 +71,7 @@ def parse_share(value: object) -> float:
     """
     allowed = "a share such as p95 or 0.95"
     if isinstance(value, str):
-        match = _QUANTILE.fullmatch(value)
+        match = QUANTILE.fullmatch(value)
         if match is None:
             raise ValueError(f"{shown(value)} is not a share; write {allowed}")
         share = round(float(match[1]) / 100, 9)
@@ -89,7 +89,7 @@ def parse_percent(value: object) -> float | None:
 
     Raises ValueError.
     """
-    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    match = PERCENT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return None
     share = float(match[1]) / 100

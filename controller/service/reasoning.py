@@ -67,7 +67,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
                 placement, policy.objectives, tenant, self._fleet, sent, receipt_s, self._clock
             )
             call = placement.link.generate(
-                _worker_request(request_id, request, placement, self._clock() - receipt_s),
+                _worker_request(request_id, request, placement, policy.priority, self._clock() - receipt_s),
                 context.time_remaining(),
             )
             relay = asyncio.create_task(generation.relay(call, outbox))
@@ -103,11 +103,14 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
     def _admit(
         self, request: reasoning_pb2.GenerateRequest, context: GenerateContext | PlanContext
     ) -> TenantPolicy:
-        policy = identify(self._policy, context.invocation_metadata() or ())
+        """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
+        what the tenant has in general.
+        """
+        tenant = identify(self._policy, context.invocation_metadata() or ())
         wrong = violations(request)
         if wrong:
             raise invalid(wrong)
-        return policy
+        return tenant.for_labels(request.labels)
 
     def _place(
         self,
@@ -125,7 +128,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         decision = placement.decision
         message = reasoning_pb2.Plan(
             request_id=request_id,
-            policy_version=self._policy.version,
+            policy_version=policy.version,
             tenant=policy.name,
             rule=policy.rule,
             mode=wire.MODE[decision.mode],
@@ -159,7 +162,11 @@ def _reported(request_id: str) -> Iterator[None]:
 
 
 def _worker_request(
-    request_id: str, request: reasoning_pb2.GenerateRequest, placement: Placement, elapsed_s: float
+    request_id: str,
+    request: reasoning_pb2.GenerateRequest,
+    placement: Placement,
+    priority: int,
+    elapsed_s: float,
 ) -> worker_pb2.WorkerServiceGenerateRequest:
     decision = placement.decision
     message = worker_pb2.WorkerServiceGenerateRequest(
@@ -168,6 +175,7 @@ def _worker_request(
         mode=wire.MODE[decision.mode],
         budget=wire.budget(decision, elapsed_s),
         sampling=request.sampling,
+        priority=priority,
     )
     if decision.deadline_s is not None:
         message.deadline.CopyFrom(wire.duration(max(0.0, decision.deadline_s - elapsed_s)))

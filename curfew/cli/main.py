@@ -21,7 +21,7 @@ from curfew.show import StreamView
 from curfew.v1 import generation_pb2
 
 DEFAULT_ADDRESS = "127.0.0.1:7200"
-_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer(
     name="curfew",
@@ -61,6 +61,12 @@ def worker(context: typer.Context) -> None:
 def controller(context: typer.Context) -> None:
     """Run one controller (`curfew controller --help` tells its options)."""
     _become("controller", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def policy(context: typer.Context) -> None:
+    """Check and explain policy files (`curfew policy --help` tells how)."""
+    _become("controller.policy", context.args)
 
 
 @app.command(name="ask")

@@ -35,11 +35,13 @@ ASK = Ask(prompt_tokens=50, most_prompt_tokens=60)
 TENANT = TenantPolicy(
     name="support",
     rule="tenants[0]",
+    version="0123456789ab",
     objectives=Objectives(share=0.95, deadline_s=0.8),
     mode=ModePolicy.AUTO,
     budget=BudgetRange(min_tokens=0, max_tokens=2000, grace=Grace(), answer_tokens=None),
     quality=Quality(),
     weight=1.0,
+    priority=3,
     otherwise=Otherwise.REFUSE,
 )
 

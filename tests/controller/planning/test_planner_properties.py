@@ -80,6 +80,7 @@ def tenants(draw: st.DrawFn) -> TenantPolicy:
     return TenantPolicy(
         name="any",
         rule="tenants[0]",
+        version="0123456789ab",
         objectives=Objectives(
             share=draw(st.floats(0.5, 0.99)),
             deadline_s=deadline_s,
@@ -96,6 +97,7 @@ def tenants(draw: st.DrawFn) -> TenantPolicy:
         ),
         quality=draw(st.sampled_from([Quality(), Quality(curve, curve.at(floor_budget), floor_budget)])),
         weight=1.0,
+        priority=3,
         otherwise=draw(st.sampled_from(Otherwise)),
     )
 

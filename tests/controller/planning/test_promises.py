@@ -39,11 +39,13 @@ def tenant(deadline_s: float, share: float) -> TenantPolicy:
     return TenantPolicy(
         name="any",
         rule="tenants[0]",
+        version="0123456789ab",
         objectives=Objectives(share=share, deadline_s=deadline_s),
         mode=ModePolicy.AUTO,
         budget=BudgetRange(0, 1000, Grace(share=0.1), answer_tokens=40),
         quality=Quality(CURVE),
         weight=1.0,
+        priority=3,
         otherwise=Otherwise.BEST_EFFORT,
     )
 

@@ -61,6 +61,58 @@ def test_what_a_tenant_leaves_out_comes_from_the_defaults() -> None:
     assert common.otherwise is Otherwise.BEST_EFFORT
 
 
+def test_the_most_specific_setting_wins_key_by_key() -> None:
+    policy = load(
+        "defaults:\n  objectives: {deadline: 8s, share: p90}\n  budget: {max: 800, grace: 8}\n  priority: 7\n"
+        "classes:\n"
+        "  chat:\n"
+        "    objectives: {deadline: 4s, first_token: 400ms}\n"
+        "    budget: {max: 400, min: 4}\n"
+        "    weight: 4\n"
+        "tenants:\n"
+        "  - name: support\n"
+        "    class: chat\n"
+        "    objectives: {deadline: 2s}\n"
+        "    mode: think\n"
+        "    rules:\n"
+        "      - match: {task: triage}\n"
+        "        objectives: {deadline: 1s}\n"
+        "        priority: 1\n"
+        "  - name: other\n"
+    )
+    support = policy.tenants["support"]
+    assert support.objectives == Objectives(share=0.9, deadline_s=2.0, first_token_s=0.4)
+    assert support.budget == BudgetRange(4, 400, Grace(fixed_tokens=8), answer_tokens=None)
+    assert (support.mode, support.weight, support.priority) == (ModePolicy.THINK, 4.0, 7)
+    triage = support.for_labels({"task": "triage"})
+    assert triage.objectives == Objectives(share=0.9, deadline_s=1.0, first_token_s=0.4)
+    assert (triage.budget, triage.mode, triage.weight) == (support.budget, support.mode, support.weight)
+    assert (triage.name, triage.rule, triage.priority) == ("support", "tenants[0].rules[0]", 1)
+    assert (policy.tenants["other"].weight, policy.tenants["other"].budget.max_tokens) == (1.0, 800)
+
+
+def test_the_first_rule_that_matches_applies_alone() -> None:
+    support = load(
+        "tenants:\n"
+        "  - name: support\n"
+        "    rules:\n"
+        "      - {match: {task: [triage, routing], tier: gold}, weight: 2}\n"
+        "      - {match: {task: triage}, priority: 0}\n"
+    ).tenants["support"]
+    first, second = (rule.policy for rule in support.rules)
+    assert support.for_labels({"task": "triage", "tier": "gold", "more": "x"}) is first
+    assert support.for_labels({"task": "routing", "tier": "gold"}) is first
+    assert support.for_labels({"task": "triage"}) is second
+    for labels in ({}, {"tier": "gold"}, {"task": "routing"}, {"task": ""}, {"TASK": "triage"}):
+        assert support.for_labels(labels) is support
+    assert second.weight == support.weight
+
+
+def test_without_an_environment_keys_by_name_are_left_out() -> None:
+    policy = parse_policy(HEAD + "tenants:\n  - name: a\n    key: {env: UNSET}\n", "policy.yaml", None)
+    assert (dict(policy.keys), policy.keyless) == ({}, ())
+
+
 def test_a_floor_becomes_the_budget_that_reaches_it() -> None:
     policy = load(
         "curves:\n  sums: [[0, 0.2], [100, 0.8], [200, 0.9]]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details
 
@@ -47,6 +48,47 @@ async def test_the_plan_comes_first_and_the_accounting_last() -> None:
     assert answer.token_ids(ANSWER) == [200, 201, 202]
     assert done.reasoning_end == generation_pb2.REASONING_END_NATURAL
     assert done.usage.output_tokens == 23
+
+
+RULES = """\
+apiVersion: curfew/v1
+tenants:
+  - name: analyst
+    key: {env: ANALYST}
+    objectives: {deadline: 10s}
+    budget: {max: 50}
+    rules:
+      - match: {task: [triage, routing], tier: gold}
+        mode: no_think
+        priority: 0
+      - match: {task: triage}
+        budget: {max: 9}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "rule", "budget", "priority"),
+    [
+        ({}, "tenants[0]", 50, 3),
+        ({"task": "other"}, "tenants[0]", 50, 3),
+        ({"task": "routing", "tier": "gold", "more": "x"}, "tenants[0].rules[0]", 0, 0),
+        ({"task": "triage", "tier": "gold"}, "tenants[0].rules[0]", 0, 0),
+        ({"task": "triage", "tier": "silver"}, "tenants[0].rules[1]", 9, 3),
+    ],
+)
+async def test_the_first_rule_that_matches_the_labels_decides(
+    labels: dict[str, str], rule: str, budget: int, priority: int
+) -> None:
+    async with FakeWorker() as worker, controller([worker.address], RULES) as door:
+        answer = await door.generate("analyst", ask(labels=labels))
+        planned = await door.reasoning.Plan(
+            reasoning_pb2.PlanRequest(request=ask(labels=labels)), metadata=key("analyst")
+        )
+    assert answer.error is None
+    for plan in (answer.plan, planned.plan):
+        assert (plan.tenant, plan.rule, plan.budget.reasoning_tokens) == ("analyst", rule, budget)
+    assert worker.requests[0].priority == priority
+    assert worker.requests[0].budget.reasoning_tokens == budget
 
 
 async def test_every_objective_is_accounted_for() -> None:

@@ -1,0 +1,45 @@
+"""The workbench's command line: `curfew policy`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.policy.check import as_json, as_text, check
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _check(options: argparse.Namespace) -> int:
+    environ = os.environ if options.keys else None
+    reports = [check(file, environ) for file in options.files]
+    sys.stdout.write(as_json(reports) if options.json else as_text(reports))
+    return max(report.exit_code(options.strict) for report in reports)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="curfew policy", description="Checks and explains policy files.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "check",
+        help="tell everything that is wrong with policy files",
+        description="Tells everything that is wrong with policy files, and where. "
+        "Exit code: 0 when they can be used, 1 when one cannot, 2 when one cannot be read.",
+    )
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    command.add_argument("--strict", action="store_true", help="exit with 1 for warnings too")
+    command.add_argument(
+        "--keys", action="store_true", help="look also whether the variables that hold API keys are set"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_check)
+    return parser

@@ -1,0 +1,110 @@
+"""`curfew policy check`: what it says, and the exit codes that CI goes by."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.policy.command import main
+
+DEMO = Path(__file__).parents[3] / "demo" / "policy.yaml"
+HEAD = "apiVersion: curfew/v1\n"
+GOOD = HEAD + "tenants:\n  - name: support\n    objectives: {deadline: 800ms}\n"
+DOUBTFUL = HEAD + "tenants:\n  - name: support\n    objectives: {share: p90}\n"
+BAD = HEAD + "tenants:\n  - name: support\n    mod: think\n    budget: {max: many}\n"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    status = main(["check", *map(str, arguments)])
+    return status, capsys.readouterr().out
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("policy.yaml")
+
+
+def test_a_good_file_is_told_to_be_usable(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD)
+    status, said = run(capsys, file)
+    assert status == 0
+    assert said.startswith("policy.yaml: can be used: 1 tenant, 0 rules, version ")
+
+
+def test_every_error_is_told_with_its_place(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(BAD)
+    assert run(capsys, file) == (
+        1,
+        "policy.yaml:4:5: error: tenants[0].mod: unknown key; did you mean mode?\n"
+        "policy.yaml:5:19: error: tenants[0].budget.max: 'many' is not a count; write a whole number such as "
+        "500 or 2k\n"
+        "policy.yaml: cannot be used: 2 errors\n",
+    )
+
+
+def test_warnings_fail_only_where_that_is_asked_for(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(DOUBTFUL)
+    status, said = run(capsys, file)
+    assert status == 0
+    assert said.splitlines()[0] == (
+        "policy.yaml:4:18: warning: tenants[0].objectives.share: has no effect, since no time is promised; "
+        "set a deadline, or remove it"
+    )
+    assert run(capsys, "--strict", file) == (1, said)
+
+
+def test_the_worst_of_several_files_decides(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD)
+    bad, missing = Path("bad.yaml"), Path("missing.yaml")
+    bad.write_text(BAD)
+    assert run(capsys, file, bad)[0] == 1
+    status, said = run(capsys, file, missing, bad)
+    assert status == 2
+    assert "missing.yaml:1:1: error: cannot be read: No such file or directory\n" in said
+
+
+def test_programs_get_the_same_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(BAD)
+    doubtful = Path("doubtful.yaml")
+    doubtful.write_text(DOUBTFUL)
+    status, said = run(capsys, "--json", file, doubtful)
+    assert status == 1
+    first, second = json.loads(said)
+    assert (first["file"], first["usable"], first["version"]) == ("policy.yaml", False, None)
+    assert first["problems"][0] == {
+        "line": 4,
+        "column": 5,
+        "severity": "error",
+        "message": "tenants[0].mod: unknown key; did you mean mode?",
+    }
+    assert second["usable"]
+    assert [problem["severity"] for problem in second["problems"]] == ["warning"]
+
+
+def test_keys_are_looked_for_only_where_that_is_asked_for(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    file.write_text(GOOD + "    key: {env: UNSET}\n")
+    assert run(capsys, file)[0] == 0
+    status, said = run(capsys, "--keys", file)
+    assert status == 1
+    assert "tenants[0].key.env: environment variable UNSET is not set\n" in said
+
+
+def test_the_installed_command_checks() -> None:
+    command = [str(Path(sys.executable).with_name("curfew")), "policy", "check", str(DEMO)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{DEMO}: can be used: 3 tenants, 0 rules, version ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["check"], ["chek", "x"]])
+def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: curfew policy" in capsys.readouterr().err
