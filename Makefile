@@ -4,7 +4,7 @@ SETUP := .venv/setup.stamp
 PROTO_SETUP := .venv/proto/setup.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format protos protos-check demo serve clean
+.PHONY: help setup test lint format kernels-check mamba-ssm protos protos-check demo serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ protos: $(PROTO_SETUP) ## Generate curfew/v1/ from protos/
 
 protos-check: $(PROTO_SETUP) ## Check that curfew/v1/ is what protos/ gives
 	.venv/proto/bin/python tools/protos.py --check
+
+kernels-check: setup ## Compile every Triton kernel for every model size and batch, without a GPU
+	$(BIN)/python tools/kernels_check.py
+
+mamba-ssm: setup ## Install mamba-ssm's Triton kernels, which tests and benchmarks then compare with
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt einops ninja packaging setuptools wheel
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install -qq \
+		--disable-pip-version-check --no-deps --no-build-isolation -c constraints.txt mamba-ssm
 
 demo: setup ## Run the demonstration
 	$(BIN)/python -m demo

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import ModuleType
 
 import torch
@@ -18,6 +18,8 @@ class Kernels:
     """One implementation of every operation. Shapes are documented at the twins in kernels.torch_ops."""
 
     name: str
+    skips_padding: bool
+    """Whether a negative slot or row, or a context of 0, is skipped; else it must not occur."""
     add_rms_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
     gated_group_norm: Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
     conv_prefill: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, PrefillIndex], Tensor]
@@ -39,22 +41,31 @@ def kernels_for(device: torch.device, name: str | None = None) -> Kernels:
     """The implementation of that name, or the fastest that runs on the device: PyTorch on a CPU, Triton on
     a GPU.
 
-    "torch" runs everywhere, "triton" on NVIDIA GPUs. Raises ValueError for another name or device,
-    ImportError when the package is not installed.
+    "torch" runs everywhere, "triton" on NVIDIA GPUs, and so does "mamba_ssm": that package's scans, and
+    ours for the rest. Raises ValueError for another name or device, ImportError when the package is not
+    installed.
     """
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"no kernels for device {device}: only cpu and cuda are supported")
     match name or ("torch" if device.type == "cpu" else "triton"):
         case "torch":
-            return _of("torch", torch_ops)
+            return _of("torch", torch_ops, skips_padding=False)
         case "triton":
             from kernels import triton_ops
 
-            return _of("triton", triton_ops)
+            return _of("triton", triton_ops, skips_padding=True)
+        case "mamba_ssm":
+            from kernels import mamba_ssm_ops, triton_ops
+
+            ours = _of("mamba_ssm", triton_ops, skips_padding=False)
+            return replace(
+                ours, scan_prefill=mamba_ssm_ops.scan_prefill, scan_update=mamba_ssm_ops.scan_update
+            )
         case other:
-            raise ValueError(f"no kernels named {other!r}: torch and triton are known")
+            raise ValueError(f"no kernels named {other!r}: torch, triton and mamba_ssm are known")
 
 
-def _of(name: str, operations: ModuleType) -> Kernels:
+def _of(name: str, operations: ModuleType, *, skips_padding: bool) -> Kernels:
     """A module's operations, each under its own name."""
-    return Kernels(name, **{f.name: getattr(operations, f.name) for f in fields(Kernels) if f.name != "name"})
+    found = {f.name: getattr(operations, f.name) for f in fields(Kernels) if hasattr(operations, f.name)}
+    return Kernels(name, skips_padding, **found)

@@ -123,7 +123,6 @@ def _conv_update(inputs: Inputs, sequences: int) -> Case:
         2 * _bytes(xbc, states),
         0,
         lambda kernels: lambda: kernels.conv_update(xbc, weight, bias, states, slots),
-        peers=("mamba_ssm",),
     )
 
 
@@ -163,7 +162,6 @@ def _conv_prefill(inputs: Inputs, tokens: int) -> Case:
         2 * _bytes(xbc),
         0,
         lambda kernels: lambda: kernels.conv_prefill(xbc, weight, bias, states, layout.slots, index),
-        peers=("mamba_ssm",),
     )
 
 

@@ -112,7 +112,8 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
         max_sequence_tokens=min(longest, room),
     )
     cache = pools(options.slots + options.checkpoints, pages)
-    graphs = _decode_graphs(network, cache, settings) if network.device.type == "cuda" else None
+    captured = network.device.type == "cuda" and network.skips_padding
+    graphs = _decode_graphs(network, cache, settings) if captured else None
     runner = Runner(network, cache, options.page_tokens, graphs)
     return Engine(runner, model.chat, settings, clock)
 

@@ -97,6 +97,11 @@ class Network:
         """Number type of the weights and the residual stream."""
         return self._embeddings.dtype
 
+    @property
+    def skips_padding(self) -> bool:
+        """Whether a step may hold sequences without a slot, which fill up its batch (see Kernels)."""
+        return self._kernels.skips_padding
+
     def hidden(self, token_ids: Tensor, layout: StepLayout, pools: Pools) -> Tensor:
         """Runs one step. token_ids [T] → normed hidden states [T, hidden]; slots and pages in `pools` are
         advanced.

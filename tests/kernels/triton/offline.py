@@ -63,6 +63,15 @@ class Compiled:
         by_shared = SHARED_LIMIT[self.arch] // max(self.shared_bytes, 1)
         return min(by_registers, by_shared, (64 if self.arch == 90 else 48) // self.warps)
 
+    def row(self, launch: Launch) -> str:
+        """One line of a table."""
+        load, store = self.widest_access("ld.global"), self.widest_access("st.global")
+        return (
+            f"{launch.name:26} sm_{self.arch} grid {launch.grid!s:16} warps {self.warps}"
+            f" registers {self.registers:3} spilled {self.spilled_bytes} shared {self.shared_bytes:5}"
+            f" programs/SM {self.programs:2} load {load:2} store {store:2} wgmma {'wgmma' in self.ptx}"
+        )
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -79,6 +88,18 @@ class Launch:
 
     def compile(self, arch: int) -> Compiled:
         """Translates for `sm_<arch>` and assembles; raises what Triton raises."""
+        target = GPUTarget("cuda", arch, 32)
+        compiled = triton.compile(self._source(), target=target, options=dict(self.options))
+        registers, spilled = _assemble(compiled.asm["ptx"], arch)
+        return Compiled(
+            arch, self.options["num_warps"], registers, spilled, compiled.metadata.shared, compiled.asm["ptx"]
+        )
+
+    def key(self, arch: int) -> tuple[object, ...]:
+        """Equal for launches that compile to the same."""
+        return self._source().hash(), tuple(sorted(self.options.items())), arch
+
+    def _source(self) -> ASTSource:
         signature: dict[str, str] = {}
         constants: dict[str, object] = {}
         attributes: dict[tuple[int, ...], list[list[object]]] = {}
@@ -97,13 +118,7 @@ class Launch:
                     attributes[(number,)] = [["tt.divisibility", 16]]
             else:
                 signature[parameter.name] = "fp32"
-        source = ASTSource(self.kernel, signature, constants, attributes)
-        target = GPUTarget("cuda", arch, 32)
-        compiled = triton.compile(source, target=target, options=dict(self.options))
-        registers, spilled = _assemble(compiled.asm["ptx"], arch)
-        return Compiled(
-            arch, self.options["num_warps"], registers, spilled, compiled.metadata.shared, compiled.asm["ptx"]
-        )
+        return ASTSource(self.kernel, signature, constants, attributes)
 
 
 @contextmanager

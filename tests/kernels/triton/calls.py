@@ -1,0 +1,117 @@
+"""Calls of every Triton kernel at a model's shapes, on tensors without memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels import triton_ops
+from kernels.layout import PrefillIndex, Segment, step_layout
+
+BF16, FP32 = torch.bfloat16, torch.float32
+PAGE = 32
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The arguments of one model's kernels, for one prompt of `tokens` or for decoding; strided as its
+    network makes them.
+    """
+
+    tokens: int
+    hidden: int = 4480
+    heads: int = 128
+    width: int = 80
+    groups: int = 8
+    size: int = 128
+    mlp: int = 15680
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.width
+
+    @property
+    def channels(self) -> int:
+        return self.inner + 2 * self.groups * self.size
+
+    def projected(self) -> tuple[Tensor, Tensor, Tensor]:
+        parts = [self.inner, self.channels, self.heads]
+        z, xbc, dt = empty(self.tokens, sum(parts)).split(parts, dim=-1)
+        return z, xbc, dt
+
+    def scan(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        bc = self.groups * self.size
+        x, b, c = empty(self.tokens, self.channels).split([self.inner, bc, bc], dim=-1)
+        dt = empty(self.tokens, self.heads, dtype=FP32)
+        per_head = empty(self.heads, dtype=FP32)
+        grouped = (self.groups, self.size)
+        x = x.unflatten(-1, (self.heads, self.width))
+        return x, dt, per_head, b.unflatten(-1, grouped), c.unflatten(-1, grouped), per_head
+
+    def states(self, dtype: torch.dtype = FP32) -> Tensor:
+        return empty(9, self.heads, self.width, self.size, dtype=dtype)
+
+    def heads_of_attention(self) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = empty(self.tokens, 56, 128).split([40, 8, 8], dim=1)
+        return q, k, v
+
+    def index(self) -> PrefillIndex:
+        pages = range(-(-self.tokens // PAGE))
+        layout = step_layout(
+            [],
+            [Segment(0, 0, self.tokens, pages)],
+            page_tokens=PAGE,
+            chunk=128,
+            window=4,
+            device=torch.device("cpu"),
+        )
+        assert layout.prefill is not None
+        return layout.prefill
+
+
+def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
+    """Every operation: prefill with one prompt, decoding with as many sequences as `decode` has tokens."""
+    slot, ids = empty(1, dtype=torch.int64), empty(decode.tokens, dtype=torch.int64)
+    kv = empty(100, PAGE, 8, 128)
+    x, z = empty(prefill.tokens, prefill.hidden), prefill.projected()[0]
+    conv = (empty(4, prefill.channels), empty(prefill.channels), empty(9, 3, prefill.channels))
+    eps = 1e-5
+
+    def exact(size: int) -> Tensor:
+        return empty(size, dtype=FP32)
+
+    return {
+        "add_rms_norm": lambda: triton_ops.add_rms_norm(x, x, exact(prefill.hidden), eps),
+        "gated_group_norm": lambda: triton_ops.gated_group_norm(
+            empty(prefill.tokens, prefill.inner), z, exact(prefill.inner), eps, prefill.groups
+        ),
+        "conv_prefill": lambda: triton_ops.conv_prefill(prefill.projected()[1], *conv, slot, prefill.index()),
+        "conv_update": lambda: triton_ops.conv_update(decode.projected()[1], *conv, ids),
+        "scan_prefill": lambda: triton_ops.scan_prefill(
+            *prefill.scan(), prefill.states(), slot, prefill.index()
+        ),
+        "scan_update": lambda: triton_ops.scan_update(*decode.scan(), decode.states(), ids),
+        "scan_update of bf16 states": lambda: triton_ops.scan_update(
+            *decode.scan(), decode.states(BF16), ids
+        ),
+        "store_kv": lambda: triton_ops.store_kv(*decode.heads_of_attention()[1:], kv, kv, ids),
+        "attention_decode": lambda: triton_ops.attention_decode(
+            decode.heads_of_attention()[0], kv, kv, empty(decode.tokens, 4096, dtype=torch.int64), ids
+        ),
+        "attention_prefill": lambda: triton_ops.attention_prefill(
+            *prefill.heads_of_attention(), kv, kv, (), prefill.index()
+        ),
+        "relu2": lambda: triton_ops.relu2(empty(prefill.tokens, prefill.mlp)),
+        "time_steps": lambda: triton_ops.time_steps(
+            prefill.projected()[2], exact(prefill.heads), 0.0, math.inf
+        ),
+    }
