@@ -181,8 +181,8 @@ class Engine:
     ) -> Limits | None:
         """Changes a running request's limits; returns its first sample's in force, None if it is over.
 
-        See `BudgetMachine.adjust`: what was reserved at admission bounds a budget from above. A time limit
-        strikes when a token is sampled, and when a sequence is admitted.
+        See `BudgetMachine.adjust`, also for the ValueError: what was reserved at admission bounds a budget
+        from above. A time limit strikes when a token is sampled, and when a sequence is admitted.
         """
         found = self._requests.get(request_id)
         if not found:

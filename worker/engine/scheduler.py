@@ -207,11 +207,13 @@ class Scheduler:
 
     def _would_fit(self, slots: int, pages: int, victims: list[Sequence], entry: Checkpoint | None) -> bool:
         """Whether there is room once all victims and all checkpoints but `entry` are gone."""
-        if self._slots.free + sum(1 + len(s.children) for s in victims) < slots:
-            return False
-        if not victims and self._pages.free + self._prefixes.evictable_pages < pages:
-            return False
         gone = {s for victim in victims for s in (victim, *victim.children)}
+        if self._slots.free + len(gone) < slots:
+            return False
+        # At most, since pages may be shared: mostly this tells.
+        most = self._pages.free + self._prefixes.evictable_pages + sum(len(s.pages) for s in gone)
+        if most < pages:
+            return False
         kept = {page for s in self._running() if s not in gone for page in s.pages}
         if entry is not None:
             kept.update(entry.pages)
