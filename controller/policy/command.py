@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.policy.check import as_json, as_text, check
+from controller.policy.reference import reference_text, schema_text
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +24,16 @@ def _check(options: argparse.Namespace) -> int:
     reports = [check(file, environ) for file in options.files]
     sys.stdout.write(as_json(reports) if options.json else as_text(reports))
     return max(report.exit_code(options.strict) for report in reports)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    sys.stdout.write(schema_text())
+    return 0
+
+
+def _reference(options: argparse.Namespace) -> int:
+    sys.stdout.write(reference_text())
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,4 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_check)
+
+    command = commands.add_parser("schema", help="print the file's JSON Schema, for editors")
+    command.set_defaults(run=_schema)
+
+    command = commands.add_parser("reference", help="print the reference of the file's keys, in Markdown")
+    command.set_defaults(run=_reference)
     return parser

@@ -169,7 +169,7 @@ def _parse_point(value: object) -> tuple[int, float]:
 
 def _schema(title: str, *alternatives: dict[str, JsonValue], examples: Sequence[JsonValue]) -> WithJsonSchema:
     """What an editor is told of a value; `title` is what the reference calls it."""
-    form = alternatives[0] if len(alternatives) == 1 else {"anyOf": list(alternatives)}
+    form: dict[str, JsonValue] = {"anyOf": list(alternatives)} if len(alternatives) > 1 else alternatives[0]
     return WithJsonSchema({"title": title, **form, "examples": list(examples)})
 
 
@@ -205,7 +205,7 @@ Share = Annotated[
 ]
 Count = Annotated[int, _read_with(parse_count), _schema("count", _WHOLE, _COUNT_TEXT, examples=[500, "2k"])]
 AtLeast1 = Annotated[
-    int, _read_with(_parse_at_least_1), _schema("count", _POSITIVE, _COUNT_TEXT, examples=[12, "1k"])
+    int, _read_with(_parse_at_least_1), _schema("count", _POSITIVE, _COUNT_TEXT, examples=[500, "2k"])
 ]
 GraceTokens = Annotated[
     Grace,
@@ -345,8 +345,7 @@ class RuleSection(Settings):
     """
 
     match: dict[Label, LabelValues]
-    """Labels that a request must carry, each with the value or one of the values given; at least one label.
-    """
+    """Labels that a request must carry, each with the value or one of the values given. At least one."""
 
 
 class TenantSection(Settings):
