@@ -19,6 +19,8 @@ from curfew.rpc.server import on_signals
 log = logging.getLogger(__name__)
 
 EXIT_CANNOT_START = 2
+FIRST_WORKER_S = 5.0
+"""How long a controller waits for a worker before it says that it is ready without one."""
 
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
@@ -51,6 +53,8 @@ async def _serve(policy: Policy, options: argparse.Namespace) -> int:
     except OSError as error:
         return _cannot_start(str(error))
     with on_signals(stop.set):
+        if not await controller.had_worker(FIRST_WORKER_S):
+            log.warning("no worker is available yet")
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
         sys.stdout.flush()
         await stop.wait()

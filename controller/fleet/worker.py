@@ -120,11 +120,11 @@ class Worker:
         if self._speed is not None:
             self._speed.learn(expected, seen, now_s)
 
-    def estimate(self, now_s: float) -> SpeedEstimate:
+    def estimate(self, prompt_tokens: int, now_s: float) -> SpeedEstimate:
         """What a request sent now may expect. Only of a worker that has been described."""
         if self._speed is None:
             raise LookupError(f"worker {self.address} has not been described")
-        return self._speed.estimate(self.load, now_s)
+        return self._speed.estimate(self.load, prompt_tokens, now_s)
 
     def rank(self) -> tuple[float, int]:
         """What workers are chosen by, the least first: seconds until a request sent now has its first step

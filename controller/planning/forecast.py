@@ -12,11 +12,13 @@ import math
 from dataclasses import dataclass
 
 from controller.planning.lengths import LengthEstimate
-from controller.planning.speed import COLD_EXTRA_WAIT_S, COLD_RATIO, SpeedEstimate
+from controller.planning.speed import COLD_RATIO, SpeedEstimate
 from controller.policy import Objectives
 
 CLOSING_STEPS = 1
 """The closing text is fed in one step, however many tokens it has."""
+SOME_ANSWERS = 4
+"""Answers of a tenant after which twice the longest bounds what it is planned for."""
 MARGIN_SHARE = 0.02
 """Part of a deadline, beside one step, that plans leave free: reasoning is cut between steps, and messages
 travel.
@@ -27,8 +29,9 @@ travel.
 class Pace:
     """Everything that a request's latency is made of, each at the same quantile.
 
-    wait_s, prefill_s: until the first token. step_s: for each token after it. reasoning_tokens: where
-    reasoning would stop by itself, possibly infinite. answer_tokens: how long the answer is.
+    wait_s, prefill_s: until the first token; all that is uncertain about it is in the wait. step_s: for each
+    token after it. reasoning_tokens: where reasoning would stop by itself, possibly infinite. answer_tokens:
+    how long the answer is.
     """
 
     wait_s: float
@@ -152,7 +155,7 @@ class Forecast:
     @property
     def vouched_level(self) -> float:
         """The highest level for which the worker has shown enough requests."""
-        seen = len(self.speed.extra_wait.values)
+        seen = len(self.speed.start_excess.values)
         return seen / (seen + 1)
 
     def at(self, level: float) -> Pace:
@@ -160,10 +163,9 @@ class Forecast:
         speed, lengths = self.speed, self.lengths
         return self._pace(
             level,
-            speed.extra_wait.at(level, COLD_EXTRA_WAIT_S),
-            speed.prefill_ratio.at(level, COLD_RATIO),
+            speed.start_excess.at(level, COLD_RATIO - 1),
             speed.step_ratio.at(level, COLD_RATIO),
-            lengths.answer.at(level, self.answer_tokens),
+            lengths.answer.at(level, self._longest_answer()),
         )
 
     def at_best(self, level: float) -> Pace:
@@ -171,19 +173,26 @@ class Forecast:
         speed, lengths = self.speed, self.lengths
         return self._pace(
             level,
-            speed.extra_wait.at_best(level, 0.0),
-            speed.prefill_ratio.at_best(level, 1.0),
+            speed.start_excess.at_best(level, 0.0),
             speed.step_ratio.at_best(level, 1.0),
             lengths.answer.at_best(level, 1.0),
         )
 
-    def _pace(
-        self, level: float, extra_wait_s: float, prefill_ratio: float, step_ratio: float, answer: float
-    ) -> Pace:
+    def _longest_answer(self) -> int:
+        """What an answer is taken to use where those seen are too few to tell: the reserve, or twice the
+        longest of some.
+        """
+        seen = self.lengths.answer.values
+        if len(seen) < SOME_ANSWERS:
+            return self.answer_tokens
+        return min(self.answer_tokens, math.ceil(2 * seen[-1]))
+
+    def _pace(self, level: float, start_excess: float, step_ratio: float, answer: float) -> Pace:
         speed = self.speed
+        prefill_s = speed.prefill_s(self.prompt_tokens)
         return Pace(
-            max(0.0, speed.wait_s + extra_wait_s),
-            speed.prefill_s(self.prompt_tokens) * prefill_ratio,
+            max(0.0, speed.start_s(self.prompt_tokens, start_excess) - prefill_s),
+            prefill_s,
             speed.step_s * step_ratio,
             self.lengths.reasoning.quantile(level),
             max(1, min(self.answer_tokens, math.ceil(answer))),

@@ -82,3 +82,44 @@ class SampleWindow:
         self._unsorted = 0
         # Dropping a few at a time would sort at every call.
         self._expires_s = self._samples[0][0] + 1.25 * self._max_age_s if self._samples else math.inf
+
+
+class SampleStrata:
+    """Samples of a quantity by kind; for a kind that has shown too few, those of all kinds.
+
+    Conformal prediction by kind (Mondrian; Vovk et al. 2005, §4.5): what is usual for one need not be for
+    another.
+    """
+
+    ENOUGH = 20
+    """Of a kind's own samples, to go by them alone: a 95th percentile lies among them."""
+
+    def __init__(self, size: int, max_age_s: float) -> None:
+        """size, max_age_s: as of `SampleWindow`, for each kind."""
+        self._size, self._max_age_s = size, max_age_s
+        self._all = SampleWindow(size, max_age_s)
+        self._kinds: dict[int, SampleWindow] = {}
+
+    def add(self, kind: int, value: float, now_s: float, *, elsewhere: float | None = None) -> None:
+        """Takes a sample of a kind observed at `now_s`, which must not go back.
+
+        elsewhere: what it says about other kinds, when that is not the value itself.
+        """
+        self._all.add(value if elsewhere is None else elsewhere, now_s)
+        window = self._kinds.get(kind)
+        if window is None:
+            window = self._kinds[kind] = SampleWindow(self._size, self._max_age_s)
+        window.add(value, now_s)
+
+    def table(self, kind: int, now_s: float) -> Quantiles:
+        """Quantiles for a kind as of `now_s`, which must not go back."""
+        window = self._kinds.get(kind)
+        if window is not None:
+            own = window.table(now_s)
+            if len(own.values) >= self.ENOUGH:
+                return own
+        return self.overall(now_s)
+
+    def overall(self, now_s: float) -> Quantiles:
+        """Quantiles of all kinds as of `now_s`, which must not go back."""
+        return self._all.table(now_s)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from controller.planning.quantiles import Quantiles, SampleWindow
+from controller.planning.quantiles import Quantiles, SampleStrata
 
 WINDOW = 256
 MAX_AGE_S = 120.0
@@ -14,8 +15,12 @@ COLD_RATIO = 1.5
 """Until requests have shown otherwise, a worker may be this much slower than it measured itself with nothing
 to do.
 """
-COLD_EXTRA_WAIT_S = 0.010
-"""The same for the wait: network, event loops, a step under way."""
+START_SCALE_S = 0.020
+"""Added to a prompt's own work before errors of the time to a first token are taken relative to it: what
+network, event loops and schedulers cost does not depend on the prompt.
+"""
+PACE_STEPS = 16
+"""Fewer steps show no pace: what they took too long was one stall, which does not grow with the output."""
 COLD_SERVICE_TOKENS = 256
 """Output of a request, for the time after which a slot becomes free, until requests have shown it."""
 
@@ -24,8 +29,8 @@ COLD_SERVICE_TOKENS = 256
 class DecodeCurve:
     """Seconds of a decode step by the number of sequences in it, from measured points.
 
-    Linear between the points and beyond the last; never falling, since a larger batch that measured faster
-    was noise.
+    Linear between the points and beyond the last; never falling: a smaller batch that measured slower than a
+    larger one was disturbed, since disturbance only adds time.
     """
 
     batch_sizes: tuple[int, ...]
@@ -39,15 +44,11 @@ class DecodeCurve:
         ordered = sorted((size, seconds) for size, seconds in points if size >= 1 and seconds > 0)
         if not ordered:
             raise ValueError("no decode step was measured")
-        slowest = 0.0
-        steps: list[float] = []
-        for _, seconds in ordered:
-            slowest = max(slowest, seconds)
-            steps.append(slowest)
-        return cls(tuple(size for size, _ in ordered), tuple(steps))
+        fastest_yet = itertools.accumulate((seconds for _, seconds in reversed(ordered)), min)
+        return cls(tuple(size for size, _ in ordered), tuple(fastest_yet)[::-1])
 
-    def step_s(self, batch_size: int) -> float:
-        """Seconds of a step of so many sequences."""
+    def step_s(self, batch_size: float) -> float:
+        """Seconds of a step of so many sequences, on average."""
         sizes, steps = self.batch_sizes, self.steps_s
         right = min(bisect_left(sizes, batch_size), len(sizes) - 1)
         if right == 0 or sizes[right] == batch_size:
@@ -72,16 +73,16 @@ class Load:
 class SpeedEstimate:
     """What a worker's speed is expected to be for a request sent now.
 
-    wait_s: from receipt by the controller to the start of prefill, beside `extra_wait`. prefill_s_per_token
-    and step_s: at the load of now. extra_wait: observed waits less expected ones, in seconds. prefill_ratio,
-    step_ratio: observed times over expected ones.
+    wait_s: from receipt by the controller to the start of prefill. prefill_s_per_token and step_s: at the
+    load of now, with `batch_size` sequences. start_excess: errors of the expected time to the first token, as
+    in `start_s`. step_ratio: observed times of a step over expected ones.
     """
 
     wait_s: float
     prefill_s_per_token: float
     step_s: float
-    extra_wait: Quantiles = field(default_factory=Quantiles)
-    prefill_ratio: Quantiles = field(default_factory=Quantiles)
+    batch_size: int = 1
+    start_excess: Quantiles = field(default_factory=Quantiles)
     step_ratio: Quantiles = field(default_factory=Quantiles)
 
     def prefill_s(self, prompt_tokens: int) -> float:
@@ -90,30 +91,42 @@ class SpeedEstimate:
         """
         return self.step_s + prompt_tokens * self.prefill_s_per_token
 
+    def start_s(self, prompt_tokens: int, excess: float) -> float:
+        """Receipt to first token, if it comes this many scales later than expected (earlier, below 0)."""
+        expected_s = self.wait_s + self.prefill_s(prompt_tokens)
+        return max(0.0, expected_s + excess * self._scale_s(prompt_tokens))
+
+    def excess(self, prompt_tokens: int, start_s: float) -> float:
+        """The inverse of `start_s`."""
+        expected_s = self.wait_s + self.prefill_s(prompt_tokens)
+        return (start_s - expected_s) / self._scale_s(prompt_tokens)
+
+    def _scale_s(self, prompt_tokens: int) -> float:
+        return START_SCALE_S + prompt_tokens * self.prefill_s_per_token
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a finished request shows of its worker.
 
-    wait_s: everything before its prefill, and on the way there and back. prefill_s: from then to the first
-    token. decode_s: from the first token to the end, in decode_steps steps. service_s: from prefill to the
-    end.
+    start_s: receipt by the controller to the first token. decode_s: from the first token to the end, in
+    decode_steps steps of mean_batch_size sequences. service_s: from the start of prefill to the end.
     """
 
     prompt_tokens: int
-    wait_s: float
-    prefill_s: float
+    start_s: float
     decode_s: float
     decode_steps: int
+    mean_batch_size: float
     service_s: float
 
 
 class SpeedModel:
     """Learns one worker's speed.
 
-    What is learnt is the error of the worker's own measurements: as a ratio for prefill and steps, which fit
-    then carries from one batch size to another, and as a difference for the wait, whose expectation may be
-    almost nothing.
+    What is learnt is the error of the worker's own measurements: relative, so that it carries over to other
+    loads, but kept apart by the prompt's length and by the batch, so that it need not where there are samples
+    of the same kind.
     """
 
     def __init__(self, decode: DecodeCurve, prefill_tokens_per_s: float, slots: int) -> None:
@@ -122,9 +135,9 @@ class SpeedModel:
         self._slots = slots
         self._service_s = COLD_SERVICE_TOKENS * decode.step_s(slots)
         self._services_seen = 0
-        self._extra_wait = SampleWindow(WINDOW, MAX_AGE_S)
-        self._prefill_ratio = SampleWindow(WINDOW, MAX_AGE_S)
-        self._step_ratio = SampleWindow(WINDOW, MAX_AGE_S)
+        self._start_excess = SampleStrata(WINDOW, MAX_AGE_S)
+        self._step_ratio = SampleStrata(WINDOW, MAX_AGE_S)
+        self._last_running = 0
 
     def wait_s(self, load: Load) -> float:
         """Expected wait of a request sent now: the step under way, prompts before it, and a slot when none is
@@ -145,31 +158,55 @@ class SpeedModel:
     def _batch_size(self, load: Load) -> int:
         return min(load.running + load.waiting + 1, self._slots)
 
-    def estimate(self, load: Load, now_s: float) -> SpeedEstimate:
-        """What to expect of a request sent now."""
+    def estimate(self, load: Load, prompt_tokens: int, now_s: float) -> SpeedEstimate:
+        """What to expect of a request of about so many prompt tokens sent now."""
+        batch_size = self._batch_size(load)
         return SpeedEstimate(
             self.wait_s(load),
             self._prefill_s_per_token,
-            self._decode.step_s(self._batch_size(load)),
-            self._extra_wait.table(now_s),
-            self._prefill_ratio.table(now_s),
-            self._step_ratio.table(now_s),
+            self._decode.step_s(batch_size),
+            batch_size,
+            self._start_excess.table(_prompt_class(prompt_tokens), now_s),
+            self._step_ratio.table(_batch_class(batch_size), now_s),
         )
 
     def learn(self, expected: SpeedEstimate, seen: Observation, now_s: float) -> None:
         """Compares what a request took with what was expected when it was sent.
 
-        The step is compared with the one of the batch expected then: that others may join later is part of
-        what is uncertain about it.
+        For requests sent into as large a batch, that others join and leave later is part of what is uncertain
+        about a step. What carries over to other batches is the step against that of the batch it really had.
         """
-        self._extra_wait.add(seen.wait_s - expected.wait_s, now_s)
-        self._prefill_ratio.add(seen.prefill_s / expected.prefill_s(seen.prompt_tokens), now_s)
-        if seen.decode_steps >= 4:  # fewer tell more about the clock than about the worker
-            self._step_ratio.add(seen.decode_s / seen.decode_steps / expected.step_s, now_s)
+        start_s = seen.start_s
+        batch_s = self._decode.step_s(max(1.0, seen.mean_batch_size))
+        if seen.decode_steps >= PACE_STEPS:
+            mean_s = seen.decode_s / seen.decode_steps
+            batch_class = _batch_class(expected.batch_size)
+            self._step_ratio.add(batch_class, mean_s / expected.step_s, now_s, elsewhere=mean_s / batch_s)
+        else:
+            usual_s = batch_s * self._step_ratio.overall(now_s).at(0.5, 1.0)
+            start_s += seen.decode_s - seen.decode_steps * usual_s
+        excess = expected.excess(seen.prompt_tokens, start_s)
+        self._start_excess.add(_prompt_class(seen.prompt_tokens), excess, now_s)
         self._services_seen += 1
         self._service_s += (seen.service_s - self._service_s) / min(self._services_seen, 32)
 
     def learn_step(self, load: Load, step_s: float, now_s: float) -> None:
-        """Takes the worker's own median of its last steps: news of a change before the first request ends."""
-        if load.running > 0 and step_s > 0:
-            self._step_ratio.add(step_s / self._decode.step_s(load.running), now_s)
+        """Takes the worker's own median of its last steps: news of a change before the first request ends.
+
+        Those steps were of this load's batch only if it was so at the report before as well.
+        """
+        steady = load.running == self._last_running
+        self._last_running = load.running
+        if load.running > 0 and steady and step_s > 0:
+            ratio = step_s / self._decode.step_s(load.running)
+            self._step_ratio.add(_batch_class(load.running), ratio, now_s)
+
+
+def _batch_class(batch_size: int) -> int:
+    """1; 2 and 3; 4 to 7; …"""
+    return batch_size.bit_length()
+
+
+def _prompt_class(prompt_tokens: int) -> int:
+    """Up to 15 tokens; to 127; to 1023; …"""
+    return max(0, prompt_tokens.bit_length() - 2) // 3

@@ -120,12 +120,13 @@ class Generation:
         timings, usage = done.timings, done.usage
         total_s = wire.seconds(timings.total)
         service_s = total_s - wire.seconds(timings.queue)
+        decode_s = total_s - wire.seconds(timings.first_token)
         seen = Observation(
             prompt_tokens=usage.prompt_tokens,
-            wait_s=latency_s - service_s,
-            prefill_s=wire.seconds(timings.prefill),
-            decode_s=total_s - wire.seconds(timings.first_token),
+            start_s=latency_s - decode_s,
+            decode_s=decode_s,
             decode_steps=timings.decode_steps,
+            mean_batch_size=timings.mean_batch_size,
             service_s=service_s,
         )
         self._worker.learn(self._placement.expected, seen, now_s)

@@ -58,7 +58,7 @@ def place(
         )
     worker = link.worker
     ask = _ask(request, lengths, worker.limits.bytes_per_token, time_remaining_s)
-    expected = worker.estimate(now_s)
+    expected = worker.estimate(ask.prompt_tokens, now_s)
     decision = plan(ask, tenant, lengths.estimate(now_s), expected, worker.limits.max_sequence_tokens)
     if isinstance(decision, Refusal):
         raise _refused(tenant.name, decision)

@@ -52,6 +52,7 @@ class Controller:
             AdminServicer(policy, tenants), self._operators.grpc
         )
         self._health_task: asyncio.Task[None] | None = None
+        self._had_worker = asyncio.Event()
 
     async def start(self, addresses: Addresses) -> Addresses:
         """Binds and serves. Returns the bound addresses; raises OSError when one cannot be had."""
@@ -61,6 +62,14 @@ class Controller:
         self._health_task = asyncio.create_task(self._report_availability())
         self._fleet.start()
         return Addresses(listen, admin)
+
+    async def had_worker(self, within_s: float) -> bool:
+        """Waits until a worker has been available, at most so long. Returns whether there was one."""
+        try:
+            await asyncio.wait_for(self._had_worker.wait(), within_s)
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self, grace_s: float) -> None:
         """Says NOT_SERVING, refuses new requests, lets those that run end within `grace_s`, ends the rest."""
@@ -73,4 +82,7 @@ class Controller:
 
     async def _report_availability(self) -> None:
         while True:
-            await self._callers.set_serving(await self._availability.get())
+            available = await self._availability.get()
+            await self._callers.set_serving(available)
+            if available:
+                self._had_worker.set()

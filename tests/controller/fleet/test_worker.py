@@ -71,14 +71,19 @@ def test_a_request_that_is_over_counts_no_more() -> None:
 def test_a_restarted_worker_keeps_what_was_learnt_and_another_one_does_not() -> None:
     known = worker()
     seen = Observation(
-        prompt_tokens=10, wait_s=0.001, prefill_s=0.003, decode_s=0.1, decode_steps=50, service_s=0.1
+        prompt_tokens=10,
+        start_s=0.004,
+        decode_s=0.1,
+        decode_steps=50,
+        mean_batch_size=1.0,
+        service_s=0.1,
     )
-    known.learn(known.estimate(now_s=1.0), seen, now_s=1.0)
+    known.learn(known.estimate(10, now_s=1.0), seen, now_s=1.0)
     known.take_description(description(running=2), now_s=2.0)
-    assert known.estimate(now_s=2.0).extra_wait.values == (0.001,)
+    assert known.estimate(10, now_s=2.0).step_ratio.values == pytest.approx((1.0,))
     known.take_description(description(step_s=0.004), now_s=3.0)
-    assert known.estimate(now_s=3.0).extra_wait.values == ()
-    assert known.estimate(now_s=3.0).step_s == 0.004
+    assert known.estimate(10, now_s=3.0).step_ratio.values == ()
+    assert known.estimate(10, now_s=3.0).step_s == 0.004
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ SPEED = SpeedEstimate(
     wait_s=0.005,
     prefill_s_per_token=0.0001,
     step_s=0.002,
-    extra_wait=Quantiles.of([0.0] * 99),
-    prefill_ratio=SEEN,
+    start_excess=Quantiles.of([0.0] * 99),
     step_ratio=SEEN,
 )
 LENGTHS = LengthEstimate(answer=Quantiles.of([10.0] * 99), answer_reserve=16)
@@ -203,7 +202,7 @@ def test_mode_no_think_never_thinks() -> None:
 
 
 def test_little_experience_refuses_nobody() -> None:
-    cold = replace(SPEED, extra_wait=Quantiles(), prefill_ratio=Quantiles(), step_ratio=Quantiles())
+    cold = replace(SPEED, start_excess=Quantiles(), step_ratio=Quantiles())
     # At the pace measured by the worker itself this takes 12 ms and an answer of at least a token.
     decision = plan(ASK, tenant(deadline_s=0.013), LengthEstimate(), cold, 4096)
     assert isinstance(decision, Decision)
@@ -214,7 +213,7 @@ def test_little_experience_refuses_nobody() -> None:
 
 def test_little_experience_promises_little() -> None:
     few = Quantiles.of([0.0] * 30)
-    decision = decide(tenant(deadline_s=10.0, curve=CURVE), speed=replace(SPEED, extra_wait=few))
+    decision = decide(tenant(deadline_s=10.0, curve=CURVE), speed=replace(SPEED, start_excess=few))
     assert decision.promised_probability == pytest.approx(30 / 31)
 
 

@@ -50,8 +50,7 @@ SPEEDS = st.builds(
     wait_s=seconds(0.0, 0.5),
     prefill_s_per_token=seconds(1e-6, 1e-3),
     step_s=seconds(1e-4, 0.05),
-    extra_wait=samples(-0.1, 0.5),
-    prefill_ratio=samples(0.5, 4.0),
+    start_excess=samples(-0.5, 10.0),
     step_ratio=samples(0.5, 4.0),
 )
 LENGTHS = st.builds(

@@ -58,7 +58,7 @@ def live(policy: TenantPolicy, seed: int, requests: int = 2000) -> Tally:
     tally = Tally()
     for number in range(requests):
         now_s = 0.1 * number
-        expected = speed.estimate(IDLE, now_s)
+        expected = speed.estimate(IDLE, PROMPT, now_s)
         decision = plan(Ask(PROMPT, PROMPT), policy, lengths.estimate(now_s), expected, 4096)
         assert isinstance(decision, Decision)
         wait_s = rng.expovariate(1 / 0.003)
@@ -78,7 +78,8 @@ def live(policy: TenantPolicy, seed: int, requests: int = 2000) -> Tally:
             reasoning += 1  # the step in which the closing text is fed
         decode_s = (reasoning + answer - 1) * step_s
         latency_s = wait_s + prefill_s + decode_s
-        seen = Observation(PROMPT, wait_s, prefill_s, decode_s, reasoning + answer - 1, latency_s - wait_s)
+        steps = reasoning + answer - 1
+        seen = Observation(PROMPT, wait_s + prefill_s, decode_s, steps, 1.0, latency_s - wait_s)
         speed.learn(expected, seen, now_s)
         lengths.learn_answer(answer, now_s)
         if number >= BEGIN:

@@ -1,5 +1,7 @@
 """The speed model of a worker."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,22 +18,44 @@ def model(step_s: float = 0.002) -> SpeedModel:
     return SpeedModel(DecodeCurve.through([(1, step_s), (4, 2 * step_s)]), 10_000.0, slots=4)
 
 
-def observe(speed: SpeedModel, count: int, ratio: float, now_s: float = 0.0) -> None:
+def observe(
+    speed: SpeedModel,
+    count: int,
+    ratio: float,
+    now_s: float = 0.0,
+    *,
+    prompt_tokens: int = 100,
+    steps: int = 100,
+    late_s: float = 0.001,
+    joined_by: int = 0,
+) -> None:
+    """Requests sent to an idle worker, whose every step took `ratio` times what was measured for its batch.
+
+    late_s: later than expected, everything before the first token. joined_by: others, right after that.
+    """
     for _ in range(count):
-        expected = speed.estimate(IDLE, now_s)
+        expected = speed.estimate(IDLE, prompt_tokens, now_s)
+        step_s = model().estimate(replace(IDLE, running=joined_by), prompt_tokens, now_s).step_s
         seen = Observation(
-            prompt_tokens=100,
-            wait_s=expected.wait_s + 0.001,
-            prefill_s=expected.prefill_s(100) * ratio,
-            decode_s=100 * expected.step_s * ratio,
-            decode_steps=100,
+            prompt_tokens=prompt_tokens,
+            start_s=expected.wait_s + expected.prefill_s(prompt_tokens) + late_s,
+            decode_s=steps * step_s * ratio,
+            decode_steps=steps,
+            mean_batch_size=1 + joined_by,
             service_s=0.5,
         )
         speed.learn(expected, seen, now_s)
 
 
-def step_s(speed: SpeedModel, level: float, now_s: float = 0.0) -> float:
-    return Forecast(speed.estimate(IDLE, now_s), LengthEstimate(), 100, 10).at(level).step_s
+def step_s(speed: SpeedModel, level: float, now_s: float = 0.0, load: Load = IDLE) -> float:
+    return Forecast(speed.estimate(load, 100, now_s), LengthEstimate(), 100, 10).at(level).step_s
+
+
+def late_s(speed: SpeedModel, level: float, prompt_tokens: int = 100) -> float:
+    """How much later than expected the first token is planned for."""
+    estimate = speed.estimate(IDLE, prompt_tokens, 0.0)
+    pace = Forecast(estimate, LengthEstimate(), prompt_tokens, 10).at(level)
+    return pace.start_s - estimate.wait_s - estimate.prefill_s(prompt_tokens)
 
 
 def test_steps_between_and_beyond_measured_batches_are_on_the_line() -> None:
@@ -42,9 +66,9 @@ def test_steps_between_and_beyond_measured_batches_are_on_the_line() -> None:
     assert DecodeCurve.through([(2, 0.003)]).step_s(7) == 0.003
 
 
-def test_a_larger_batch_is_never_faster() -> None:
-    curve = DecodeCurve.through([(1, 0.002), (2, 0.001), (4, 0.003)])
-    assert curve.step_s(2) == 0.002
+def test_a_batch_that_measured_slower_than_a_larger_one_was_disturbed() -> None:
+    curve = DecodeCurve.through([(1, 0.009), (2, 0.001), (4, 0.003)])
+    assert [curve.step_s(size) for size in (1, 2, 4)] == [0.001, 0.001, 0.003]
 
 
 def test_a_worker_without_a_measured_step_is_refused() -> None:
@@ -60,7 +84,35 @@ def test_what_requests_take_replaces_the_care() -> None:
     speed = model()
     observe(speed, 40, ratio=1.1)
     assert step_s(speed, 0.95) == pytest.approx(0.0022)
-    assert speed.estimate(IDLE, 0.0).extra_wait.at(0.95, 1.0) == pytest.approx(0.001)
+    assert late_s(speed, 0.95) == pytest.approx(0.001)
+
+
+def test_a_stall_in_a_short_answer_says_nothing_about_the_pace() -> None:
+    speed = model()
+    observe(speed, 40, ratio=1.0)
+    observe(speed, 20, ratio=8.0, steps=3, late_s=0.0)
+    assert step_s(speed, 0.95) == pytest.approx(0.002)
+    assert late_s(speed, 0.95) == pytest.approx(3 * 7 * 0.002)
+
+
+def test_a_batch_that_grew_does_not_make_other_batches_slower() -> None:
+    speed = model()
+    observe(speed, 10, ratio=1.0, joined_by=3)
+    assert step_s(speed, 0.5, load=replace(FULL, running=3, free_slots=1)) == pytest.approx(0.004)
+
+
+def test_who_is_always_joined_by_others_is_planned_for_with_them() -> None:
+    speed = model()
+    observe(speed, 40, ratio=1.0, joined_by=3)
+    assert step_s(speed, 0.95) == pytest.approx(0.004)
+
+
+def test_long_prompts_do_not_make_short_ones_late() -> None:
+    speed = model()
+    observe(speed, 60, ratio=1.0, prompt_tokens=50)
+    observe(speed, 60, ratio=1.0, prompt_tokens=8000, late_s=2.0)
+    assert late_s(speed, 0.95, prompt_tokens=50) == pytest.approx(0.001)
+    assert late_s(speed, 0.95, prompt_tokens=8000) == pytest.approx(2.0)
 
 
 def test_a_slow_down_is_felt_within_a_few_requests() -> None:
@@ -88,8 +140,16 @@ def test_the_workers_own_report_of_its_steps_counts() -> None:
     speed = model()
     for _ in range(30):
         speed.learn_step(FULL, 0.008, 0.0)
-        speed.learn_step(IDLE, 9.0, 0.0)
     assert step_s(speed, 0.95) == pytest.approx(0.004)
+
+
+def test_a_report_of_steps_that_were_of_another_batch_is_not_counted() -> None:
+    speed = model()
+    for _ in range(30):
+        speed.learn_step(FULL, 9.0, 0.0)
+        speed.learn_step(replace(FULL, running=1), 9.0, 0.0)
+        speed.learn_step(IDLE, 9.0, 0.0)
+    assert step_s(speed, 0.95) == pytest.approx(0.002 * COLD_RATIO)
 
 
 def test_a_request_waits_for_prompts_before_it_and_for_a_slot() -> None:
