@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.layout import PrefillIndex
+from kernels.torch_ops.slots import consecutive
 
 
 def conv_prefill(
@@ -16,13 +17,17 @@ def conv_prefill(
 
     x [T, C]; weight [K, C]; bias [C]; states [slots, K−1, C], updated; slots [P]. Returns [T, C].
     """
-    window = weight.shape[0]
-    inputs = torch.cat([states[slots].flatten(0, 1).to(x.dtype), x])
+    strip = torch.cat([states.index_select(0, slots).flatten(0, 1).to(x.dtype), x])
+    if index.conv_strip is not None:
+        strip = strip.index_select(0, index.conv_strip)
     # The pool is a cache, not part of the graph that the demo's trainer differentiates.
-    states.index_copy_(0, slots, inputs[index.conv_tail].detach().to(states.dtype))
-    out = inputs.index_select(0, index.conv_rows[:, 0]) * weight[0]
-    for tap in range(1, window):
-        out = torch.addcmul(out, inputs.index_select(0, index.conv_rows[:, tap]), weight[tap])
+    states.index_copy_(0, slots, strip.detach()[index.conv_tail].to(states.dtype))
+    windows = len(strip) - len(weight) + 1
+    out = strip[:windows] * weight[0]
+    for tap in range(1, len(weight)):
+        out = torch.addcmul(out, strip[tap : tap + windows], weight[tap])
+    if index.conv_rows is not None:
+        out = out.index_select(0, index.conv_rows)
     return F.silu(out if bias is None else out + bias)
 
 
@@ -31,7 +36,14 @@ def conv_update(x: Tensor, weight: Tensor, bias: Tensor | None, states: Tensor, 
 
     x [D, C]; weight [K, C]; bias [C]; states [slots, K−1, C], updated; slots [D]. Returns [D, C].
     """
-    inputs = torch.cat([states[slots].to(x.dtype), x[:, None]], dim=1)
-    states.index_copy_(0, slots, inputs[:, 1:].to(states.dtype))
-    out = (inputs * weight).sum(1)
-    return F.silu(out if bias is None else out + bias)
+    run = consecutive(slots)
+    state = states.index_select(0, slots) if run is None else states[run]
+    window = torch.cat((state, x.unsqueeze(1)), 1)
+    if run is None:
+        states.index_copy_(0, slots, window[:, 1:])
+    else:
+        state.copy_(window[:, 1:])
+    out = window.mul_(weight).sum(1)
+    if bias is not None:
+        out.add_(bias)
+    return F.silu(out, inplace=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import PrefillIndex
+from kernels.torch_ops.slots import consecutive, neighbourhood, spread
 
 
 def scan_prefill(
@@ -30,54 +31,54 @@ def scan_prefill(
     [pieces]. Returns y [T, H, P] in x's dtype. Inside a chunk the recurrence is a masked matrix product;
     between chunks it is passed on in fp32. Chunks lie at absolute positions (see PrefillIndex).
     """
-    tokens, heads, width = x.shape
+    heads, width = x.shape[1:]
     groups, size = b.shape[1:]
-    per_group = heads // groups
-    rows = index.chunk_rows  # [n, Q]
+    chunks, length = index.chunk_rows.shape
+    rows = index.chunk_rows.flatten()
 
     def chunked(t: Tensor) -> Tensor:
-        """[T, …] → [n, Q, …]; padding reads a row of zeros, so that it neither decays nor adds."""
-        padded: Tensor = torch.cat([t.float(), t.new_zeros(1, *t.shape[1:], dtype=torch.float32)])
-        return padded.index_select(0, rows.flatten()).view(*rows.shape, *t.shape[1:])
+        return t.index_select(0, rows).float().view(chunks, length, *t.shape[1:])
 
-    weighted = chunked(x * dt[..., None]).unflatten(2, (groups, per_group))  # [n, Q, G, h, P]
-    b_chunks, c_chunks = chunked(b), chunked(c)  # [n, Q, G, N]
-    # decay[i] = log of the decay from the chunk's start through token i
-    decay = (chunked(dt) * a.float()).cumsum(1).unflatten(2, (groups, per_group))  # [n, Q, G, h]
+    # Padding takes no time: it neither decays nor adds.
+    steps = chunked(dt) * index.chunk_real  # [n, Q, H]
+    weighted = chunked(x) * steps.unsqueeze(-1)  # [n, Q, H, P]
+    b_chunks, c_chunks = chunked(b).transpose(1, 2), chunked(c).transpose(1, 2)  # [n, G, Q, N]
+    decay = (steps * a).cumsum(1)  # log of the decay from the chunk's start through each token
 
     # Within a chunk: y_i = Σ_{j ≤ i} (C_i·B_j) exp(decay_i − decay_j) dt_j x_j
-    span = decay.permute(0, 2, 3, 1)  # [n, G, h, Q]
-    gap = span[..., :, None] - span[..., None, :]
-    causal = torch.ones(rows.shape[1], rows.shape[1], dtype=torch.bool, device=x.device).tril()
-    mixing = torch.exp(gap.masked_fill(~causal, -torch.inf))  # [n, G, h, i, j]
-    scores = torch.einsum("nigs,njgs->ngij", c_chunks, b_chunks)
-    y = torch.einsum("nghij,njghp->nighp", scores[:, :, None] * mixing, weighted)
+    by_head = decay.transpose(1, 2)
+    gap = by_head.unsqueeze(-1) - by_head.unsqueeze(-2)  # [n, H, i, j]
+    causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+    mixing = torch.exp(gap.masked_fill(~causal, -torch.inf)).unflatten(1, (groups, -1))
+    scores = torch.matmul(c_chunks, b_chunks.mT).unsqueeze(2)  # [n, G, 1, i, j]
+    y = torch.matmul((scores * mixing).flatten(1, 2), weighted.transpose(1, 2)).transpose(1, 2)
 
     # What each chunk adds to the state, and how it decays what it was given.
-    to_end = torch.exp(decay[:, -1:] - decay)  # [n, Q, G, h]
-    added = torch.einsum("njghp,njgs->nghps", weighted * to_end[..., None], b_chunks)
-    kept = torch.exp(decay[:, -1])[..., None, None]  # [n, G, h, 1, 1]
+    ends = weighted * torch.exp(decay[:, -1:] - decay).unsqueeze(-1)
+    added = torch.matmul(ends.view(chunks, length, groups, -1).permute(0, 2, 3, 1), b_chunks)
+    added = added.view(chunks, heads, width, size)
+    kept = torch.exp(decay[:, -1]).view(chunks, heads, 1, 1)
 
     # Between chunks, rank by rank: all pieces that have an r-th chunk advance together.
-    state = states[slots].float().unflatten(1, (groups, per_group))  # [pieces, G, h, P, N]
+    state = states.index_select(0, slots).float()  # [pieces, H, P, N]
     before: list[Tensor] = []
     chunk = 0
     for pieces in index.chunk_ranks:
         everyone = len(pieces) == len(state)
         current = state if everyone else state.index_select(0, pieces)
         before.append(current)
-        after = current * kept[chunk : chunk + len(pieces)] + added[chunk : chunk + len(pieces)]
+        these = slice(chunk, chunk + len(pieces))
+        after = torch.addcmul(added[these], current, kept[these])
         state = after if everyone else state.index_copy(0, pieces, after)
         chunk += len(pieces)
     # The pool is a cache, not part of the graph that the demo's trainer differentiates.
-    states.index_copy_(0, slots, state.detach().flatten(1, 2).to(states.dtype))
+    states.index_copy_(0, slots, state.detach().to(states.dtype))
 
-    carried = torch.einsum("nigs,nghps->nighp", c_chunks, torch.cat(before))
-    y = y + carried * torch.exp(decay)[..., None]
-    out = x.new_empty(tokens + 1, heads, width, dtype=torch.float32).index_copy(
-        0, rows.flatten(), y.flatten(0, 1).flatten(1, 2)
-    )
-    return (out[:tokens] + d.float()[:, None] * x).to(x.dtype)
+    held = torch.cat(before).view(chunks, groups, -1, size)
+    carried = torch.matmul(c_chunks, held.mT).transpose(1, 2).reshape(weighted.shape)  # [n, Q, H, P]
+    y = torch.addcmul(y, carried, torch.exp(decay).unsqueeze(-1))
+    y = y.flatten(0, 1).index_select(0, index.chunk_cells)
+    return torch.addcmul(y, x.float(), d.unsqueeze(-1)).type_as(x)
 
 
 def scan_update(
@@ -88,12 +89,31 @@ def scan_update(
     x [D, H, P]; dt [D, H], positive; a, d [H]; b, c [D, G, N]; states [slots, H, P, N], updated; slots [D].
     Returns y [D, H, P].
     """
-    heads = x.shape[1]
+    run = consecutive(slots)
+    if run is not None:
+        return _advance(x, dt, a, b, c, d, states[run])
+    near = neighbourhood(slots)
+    if near is not None:
+        # The slots in between advance by no time: they stay as they are.
+        rows, length = slots - near.start, near.stop - near.start
+        x, dt, b, c = (spread(t, rows, length) for t in (x, dt, b, c))
+        return _advance(x, dt, a, b, c, d, states[near]).index_select(0, rows)
+    held = states.index_select(0, slots)
+    y = _advance(x, dt, a, b, c, d, held)
+    states.index_copy_(0, slots, held)
+    return y
+
+
+def _advance(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, states: Tensor) -> Tensor:
+    """scan_update of every one of the states [D, H, P, N]."""
+    count, heads, width = x.shape
     groups, size = b.shape[1:]
-    state = states[slots].float().unflatten(1, (groups, heads // groups))  # [D, G, h, P, N]
-    decay = torch.exp(dt.float() * a.float()).view(-1, groups, heads // groups, 1, 1)
-    weighted = (x * dt[..., None]).float().unflatten(1, (groups, heads // groups))  # [D, G, h, P]
-    state = torch.addcmul(state * decay, weighted[..., None], b.float()[:, :, None, None])
-    states.index_copy_(0, slots, state.flatten(1, 2).to(states.dtype))
-    y = (state * c.float()[:, :, None, None]).sum(-1).flatten(1, 2)
-    return (y + d.float()[:, None] * x).to(x.dtype)
+    state = states.float()  # itself when the pool is fp32
+    state.mul_((dt * a).exp_().view(count, heads, 1, 1))
+    # The rows of a group's heads share B and C.
+    rows = state.view(count, groups, -1, size)
+    rows.addcmul_((x * dt.unsqueeze(2)).view(count, groups, -1, 1), b.float().unsqueeze(2))
+    y = torch.bmm(c.float().reshape(-1, 1, size), rows.view(count * groups, -1, size).mT)
+    if state is not states:
+        states.copy_(state)
+    return y.view(count, heads, width).addcmul_(x.float(), d.unsqueeze(1)).type_as(x)

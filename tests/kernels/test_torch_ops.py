@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels import kernels_for
 from kernels.layout import Segment, StepLayout, step_layout
+from kernels.torch_ops import attention
 from tests.kernels.reference import ScanInputs, attend, convolve, gated_group_norm, rms_norm
 
 CPU = torch.device("cpu")
@@ -27,6 +28,8 @@ PACKINGS = {
     "many short sequences": [(n, 1 + n % 3) for n in range(12)],
     "long and short": [(0, 1), (13, 40), (0, 7), (7, 1), (2, 33)],
 }
+# In order, alone, close together in any order, far apart.
+SLOTS = [[0, 1, 2, 3, 4], [3], [3, 2, 1], [6, 2, 5], [0, 6], [6, 0]]
 packings = pytest.mark.parametrize("spans", PACKINGS.values(), ids=PACKINGS.keys())
 
 
@@ -112,7 +115,7 @@ def test_conv_prefill(spans: list[tuple[int, int]], bias: bool) -> None:
 
 
 @pytest.mark.parametrize("window", [2, 3, 4])
-@pytest.mark.parametrize("slots", [[0, 1, 2, 3, 4], [3], [6, 2, 5], [1, 2, 3], [3, 2, 1]])
+@pytest.mark.parametrize("slots", SLOTS)
 def test_conv_update(window: int, slots: list[int]) -> None:
     torch.manual_seed(window)
     x, weight, bias = torch.randn(len(slots), 6), torch.randn(window, 6), torch.randn(6)
@@ -144,7 +147,7 @@ def test_scan_prefill(spans: list[tuple[int, int]]) -> None:
     assert torch.equal(states[0], before[0])
 
 
-@pytest.mark.parametrize("slots", [[0, 1, 2, 3, 4], [3], [6, 2, 5], [1, 2, 3], [3, 2, 1]])
+@pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scan_update(slots: list[int], dtype: torch.dtype) -> None:
     inputs = ScanInputs.draw(len(slots), seed=len(slots))
@@ -206,7 +209,10 @@ class Pages:
 
 
 @packings
-def test_attention_prefill(spans: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("block", [1, 6, 1000])
+def test_attention_prefill(spans: list[tuple[int, int]], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The past is attended to in blocks, wherever their borders lie.
+    monkeypatch.setattr(attention, "_PAST_BLOCK", block)
     layout = lay_out(spans)
     assert layout.prefill is not None
     pages = Pages(layout, spans, len(spans))

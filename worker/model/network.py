@@ -11,10 +11,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels import Kernels
-from kernels.layout import StepLayout
+from kernels.layout import PrefillIndex, StepLayout
 from worker.model.config import LayerKind, ModelConfig
 from worker.model.pools import Pools
 
@@ -27,41 +26,57 @@ class Tensors(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Linear:
+    """A projection y = x·weight + bias; weight [in, out]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @staticmethod
+    def prepare(weight: Tensor, bias: Tensor | None) -> Linear:
+        """From a published weight [out, in]. Products with few rows, as in decode, are fastest on a CPU with
+        rows of the transposed weight contiguous in fp32, and with the weight as it is in bf16.
+        """
+        weight = weight.t()
+        return Linear(weight.contiguous() if weight.dtype == torch.float32 else weight, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
 class MambaLayer:
     """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C
-    | dt heads]. dt_bias, a = −exp(A_log), d and norm are fp32 in a model of any type.
+    | dt heads]. Norms, dt_bias, a = −exp(A_log) and d are fp32 in a model of any type.
     """
 
-    in_proj: Tensor
-    in_bias: Tensor | None
+    norm: Tensor
+    in_proj: Linear
     conv_weight: Tensor  # [K, C]
     conv_bias: Tensor | None
     dt_bias: Tensor
     a: Tensor
     d: Tensor
-    norm: Tensor
-    out_proj: Tensor
-    out_bias: Tensor | None
+    gated_norm: Tensor
+    out_proj: Linear
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
     """Weights of an attention mixer: queries, keys and values in one projection."""
 
-    qkv_proj: Tensor
-    qkv_bias: Tensor | None
-    out_proj: Tensor
-    out_bias: Tensor | None
+    norm: Tensor
+    qkv_proj: Linear
+    out_proj: Linear
 
 
 @dataclass(frozen=True, slots=True)
 class MlpLayer:
     """Weights of an MLP mixer, down(relu(up(x))²)."""
 
-    up: Tensor
-    up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    norm: Tensor
+    up: Linear
+    down: Linear
 
 
 Layer = MambaLayer | AttentionLayer | MlpLayer
@@ -80,12 +95,18 @@ class Network:
         self._kernels = kernels
         hidden, vocab = config.hidden_size, config.vocab_size
         self._embeddings = tensors("embeddings.weight", vocab, hidden).to(dtype)
-        self._norms = [tensors(f"layers.{n}.norm.weight", hidden).float() for n in range(len(config.layers))]
-        self._layers = [_layer(config, kind, n, tensors, dtype) for n, kind in enumerate(config.layers)]
+        norms = [tensors(f"layers.{n}.norm.weight", hidden).float() for n in range(len(config.layers))]
+        self._layers = [
+            _layer(config, kind, n, norm, tensors, dtype)
+            for n, (kind, norm) in enumerate(zip(config.layers, norms, strict=True))
+        ]
         self._final_norm = tensors("norm_f.weight", hidden).float()
-        self._head = (
-            self._embeddings if config.tied_embeddings else tensors("lm_head.weight", vocab, hidden).to(dtype)
-        )
+        head = self._embeddings if config.tied_embeddings else tensors("lm_head.weight", vocab, hidden)
+        self._head = Linear.prepare(head.to(dtype), None)
+        inner, channels, bc = config.inner_size, config.conv_size, config.groups * config.state_size
+        self._projected = [inner, channels, config.mamba_heads]  # z, xBC, dt
+        self._convolved = [inner, bc, bc]  # x, B, C
+        self._attended = [config.query_heads, config.kv_heads, config.kv_heads]  # heads of q, k, v
 
     @property
     def device(self) -> torch.device:
@@ -107,82 +128,85 @@ class Network:
         advanced.
         """
         kernels, eps = self._kernels, self.config.norm_eps
-        x: Tensor = F.embedding(token_ids, self._embeddings)
+        x = self._embeddings.index_select(0, token_ids)
         residual: Tensor | None = None
         conv, ssm, pages = iter(pools.conv), iter(pools.ssm), zip(pools.keys, pools.values, strict=True)
-        for layer, norm in zip(self._layers, self._norms, strict=True):
-            normed, residual = kernels.add_rms_norm(x, residual, norm, eps)
+        for layer in self._layers:
+            normed, residual = kernels.add_rms_norm(x, residual, layer.norm, eps)
             if isinstance(layer, MambaLayer):
                 x = self._mamba(layer, normed, layout, next(conv), next(ssm))
             elif isinstance(layer, AttentionLayer):
                 x = self._attention(layer, normed, layout, *next(pages))
             else:
-                up = F.linear(normed, layer.up, layer.up_bias)
-                x = F.linear(kernels.relu2(up), layer.down, layer.down_bias)
+                x = layer.down(kernels.relu2(layer.up(normed)))
         return kernels.add_rms_norm(x, residual, self._final_norm, eps)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normed hidden states [n, hidden] → logits [n, vocab] in fp32."""
-        return F.linear(hidden, self._head).float()
+        return self._head(hidden).float()
 
     def _mamba(self, layer: MambaLayer, x: Tensor, layout: StepLayout, conv: Tensor, ssm: Tensor) -> Tensor:
-        config, kernels, decodes = self.config, self._kernels, layout.decodes
-        inner, channels = config.inner_size, config.conv_size
-        bc = config.groups * config.state_size
-        z, xbc, dt = F.linear(x, layer.in_proj, layer.in_bias).split(
-            [inner, channels, config.mamba_heads], dim=-1
-        )
+        config, kernels, slots = self.config, self._kernels, layout.slots
+        z, xbc, dt = layer.in_proj(x).split_with_sizes(self._projected, -1)
         dt = kernels.time_steps(dt, layer.dt_bias, *config.time_step_limit)
-        prefill = layout.prefill
-        parts: list[Tensor] = []
-        if decodes:
-            slots = layout.slots[:decodes]
-            mixed = kernels.conv_update(xbc[:decodes], layer.conv_weight, layer.conv_bias, conv, slots)
-            parts.append(
-                kernels.scan_update(*self._scan_inputs(mixed, dt[:decodes], layer, inner, bc), ssm, slots)
-            )
-        if prefill is not None:
-            slots = layout.slots[decodes:]
-            mixed = kernels.conv_prefill(
-                xbc[decodes:], layer.conv_weight, layer.conv_bias, conv, slots, prefill
-            )
-            inputs = self._scan_inputs(mixed, dt[decodes:], layer, inner, bc)
-            parts.append(kernels.scan_prefill(*inputs, ssm, slots, prefill))
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        normed = kernels.gated_group_norm(y.flatten(1), z, layer.norm, config.norm_eps, config.groups)
-        return F.linear(normed, layer.out_proj, layer.out_bias)
+        cut = layout.decodes
+        if layout.prefill is None or cut == 0:
+            y = self._advance(layer, xbc, dt, conv, ssm, slots, layout.prefill)
+        else:
+            decoded = self._advance(layer, xbc[:cut], dt[:cut], conv, ssm, slots[:cut], None)
+            prefilled = self._advance(layer, xbc[cut:], dt[cut:], conv, ssm, slots[cut:], layout.prefill)
+            y = torch.cat([decoded, prefilled])
+        normed = kernels.gated_group_norm(
+            y.view(z.shape), z, layer.gated_norm, config.norm_eps, config.groups
+        )
+        return layer.out_proj(normed)
 
-    def _scan_inputs(
-        self, xbc: Tensor, dt: Tensor, layer: MambaLayer, inner: int, bc: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Splits the convolved channels: (x [T, H, P], dt, a, B [T, G, N], C [T, G, N], d)."""
-        x, b, c = xbc.split([inner, bc, bc], dim=-1)
-        groups = self.config.groups
-        heads = x.unflatten(-1, (self.config.mamba_heads, -1))
-        return heads, dt, layer.a, b.unflatten(-1, (groups, -1)), c.unflatten(-1, (groups, -1)), layer.d
+    def _advance(
+        self,
+        layer: MambaLayer,
+        xbc: Tensor,
+        dt: Tensor,
+        conv: Tensor,
+        ssm: Tensor,
+        slots: Tensor,
+        index: PrefillIndex | None,
+    ) -> Tensor:
+        """Convolution and scan of prefill pieces, or of decodes when there is no index of pieces."""
+        kernels, config, tokens = self._kernels, self.config, len(xbc)
+        if index is None:
+            mixed = kernels.conv_update(xbc, layer.conv_weight, layer.conv_bias, conv, slots)
+        else:
+            mixed = kernels.conv_prefill(xbc, layer.conv_weight, layer.conv_bias, conv, slots, index)
+        x, b, c = mixed.split_with_sizes(self._convolved, -1)
+        x = x.view(tokens, config.mamba_heads, -1)
+        b, c = b.view(tokens, config.groups, -1), c.view(tokens, config.groups, -1)
+        if index is None:
+            return kernels.scan_update(x, dt, layer.a, b, c, layer.d, ssm, slots)
+        return kernels.scan_prefill(x, dt, layer.a, b, c, layer.d, ssm, slots, index)
 
     def _attention(
         self, layer: AttentionLayer, x: Tensor, layout: StepLayout, k_pages: Tensor, v_pages: Tensor
     ) -> Tensor:
-        config, kernels, decodes = self.config, self._kernels, layout.decodes
-        heads = F.linear(x, layer.qkv_proj, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
-        q, k, v = heads.split([config.query_heads, config.kv_heads, config.kv_heads], dim=1)
+        config, kernels, cut, index = self.config, self._kernels, layout.decodes, layout.prefill
+        heads = layer.qkv_proj(x).view(layout.tokens, -1, config.head_dim)
+        q, k, v = heads.split_with_sizes(self._attended, 1)
         kernels.store_kv(k, v, k_pages, v_pages, layout.rows)
         parts: list[Tensor] = []
-        if decodes:
+        if cut:
+            decoded = q if index is None else q[:cut]
             parts.append(
-                kernels.attention_decode(q[:decodes], k_pages, v_pages, layout.page_table, layout.context)
+                kernels.attention_decode(decoded, k_pages, v_pages, layout.page_table, layout.context)
             )
-        if layout.prefill is not None:
-            q, k, v = q[decodes:], k[decodes:], v[decodes:]
-            parts.append(
-                kernels.attention_prefill(q, k, v, k_pages, v_pages, layout.piece_pages, layout.prefill)
-            )
+        if index is not None:
+            q, k, v = q[cut:], k[cut:], v[cut:]
+            parts.append(kernels.attention_prefill(q, k, v, k_pages, v_pages, layout.piece_pages, index))
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return F.linear(y.flatten(1), layer.out_proj, layer.out_bias)
+        return layer.out_proj(y.flatten(1))
 
 
-def _layer(config: ModelConfig, kind: LayerKind, number: int, tensors: Tensors, dtype: torch.dtype) -> Layer:
+def _layer(
+    config: ModelConfig, kind: LayerKind, number: int, norm: Tensor, tensors: Tensors, dtype: torch.dtype
+) -> Layer:
     hidden, inner, channels = config.hidden_size, config.inner_size, config.conv_size
     heads = config.mamba_heads
 
@@ -192,39 +216,40 @@ def _layer(config: ModelConfig, kind: LayerKind, number: int, tensors: Tensors, 
     def need(name: str, *shape: int) -> Tensor:
         return tensors(f"layers.{number}.mixer.{name}", *shape).to(dtype)
 
-    def bias(name: str, size: int, present: bool) -> Tensor | None:
-        return need(f"{name}.bias", size) if present else None
+    def linear(outputs: dict[str, int], inputs: int, bias: bool) -> Linear:
+        """Projections by name and width, side by side."""
+        weights = [need(f"{name}.weight", size, inputs) for name, size in outputs.items()]
+        biases = [need(f"{name}.bias", size) for name, size in outputs.items()] if bias else []
+        return Linear.prepare(
+            torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None
+        )
 
     match kind:
         case LayerKind.MAMBA:
-            projected = inner + channels + heads
+            biased = config.mamba_bias
             return MambaLayer(
-                in_proj=need("in_proj.weight", projected, hidden),
-                in_bias=bias("in_proj", projected, config.mamba_bias),
+                norm=norm,
+                in_proj=linear({"in_proj": inner + channels + heads}, hidden, biased),
                 conv_weight=need("conv1d.weight", channels, 1, config.conv_kernel)[:, 0].t().contiguous(),
-                conv_bias=bias("conv1d", channels, config.conv_bias),
+                conv_bias=need("conv1d.bias", channels) if config.conv_bias else None,
                 dt_bias=exact("dt_bias", heads),
                 a=-torch.exp(exact("A_log", heads)),
                 d=exact("D", heads),
-                norm=exact("norm.weight", inner),
-                out_proj=need("out_proj.weight", hidden, inner),
-                out_bias=bias("out_proj", hidden, config.mamba_bias),
+                gated_norm=exact("norm.weight", inner),
+                out_proj=linear({"out_proj": hidden}, inner, biased),
             )
         case LayerKind.ATTENTION:
+            biased = config.attention_bias
             q_size, kv_size = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
-            inputs = (("q_proj", q_size), ("k_proj", kv_size), ("v_proj", kv_size))
             return AttentionLayer(
-                qkv_proj=torch.cat([need(f"{name}.weight", size, hidden) for name, size in inputs]),
-                qkv_bias=torch.cat([need(f"{name}.bias", size) for name, size in inputs])
-                if config.attention_bias
-                else None,
-                out_proj=need("o_proj.weight", hidden, q_size),
-                out_bias=bias("o_proj", hidden, config.attention_bias),
+                norm=norm,
+                qkv_proj=linear({"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}, hidden, biased),
+                out_proj=linear({"o_proj": hidden}, q_size, biased),
             )
         case LayerKind.MLP:
+            biased = config.mlp_bias
             return MlpLayer(
-                up=need("up_proj.weight", config.mlp_size, hidden),
-                up_bias=bias("up_proj", config.mlp_size, config.mlp_bias),
-                down=need("down_proj.weight", hidden, config.mlp_size),
-                down_bias=bias("down_proj", hidden, config.mlp_bias),
+                norm=norm,
+                up=linear({"up_proj": config.mlp_size}, hidden, biased),
+                down=linear({"down_proj": hidden}, config.mlp_size, biased),
             )
