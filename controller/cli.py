@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.policy import Policy, PolicyError, load_policy
+from controller.policy import LivePolicy, PolicyError, load_policy
+from controller.service.reload import log_doubts, watch
 from controller.service.server import Addresses, Controller
 from curfew.rpc.server import on_signals
 
@@ -36,16 +37,14 @@ def main(arguments: Sequence[str]) -> int:
         stream=sys.stderr,
     )
     try:
-        policy = load_policy(options.policy, os.environ)
+        policy = LivePolicy(lambda: load_policy(options.policy, os.environ))
     except PolicyError as error:
         return _cannot_start(str(error))
-    for name in policy.keyless:
-        variable = "CURFEW_KEY_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-        log.warning("tenant %s has no API key, so nobody can call as it; set %s", name, variable)
+    log_doubts(options.policy, policy.current)
     return asyncio.run(_serve(policy, options))
 
 
-async def _serve(policy: Policy, options: argparse.Namespace) -> int:
+async def _serve(policy: LivePolicy, options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     controller = Controller(policy, options.worker, time.monotonic)
     try:
@@ -57,8 +56,10 @@ async def _serve(policy: Policy, options: argparse.Namespace) -> int:
             log.warning("no worker is available yet")
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
         sys.stdout.flush()
+        watching = asyncio.create_task(watch(options.policy, policy))
         await stop.wait()
         log.info("draining")
+        watching.cancel()
         await controller.stop(options.grace_s)
     return 0
 

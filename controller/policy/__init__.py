@@ -1,6 +1,7 @@
 """What each tenant is promised and granted: the policy file, checked and resolved into frozen values."""
 
 from controller.policy.document import PolicyError, Problem, UnreadableError
+from controller.policy.live import LivePolicy
 from controller.policy.loading import load_policy, parse_policy
 from controller.policy.model import (
     BudgetRange,
@@ -18,6 +19,7 @@ from controller.policy.quality import QualityCurve
 __all__ = [
     "BudgetRange",
     "Grace",
+    "LivePolicy",
     "ModePolicy",
     "Objectives",
     "Otherwise",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import grpc
-
 from controller import wire
-from controller.policy import Policy
+from controller.policy import LivePolicy, Policy, PolicyError
 from controller.service.tenants import Tenants
 from curfew.rpc.calls import Context
-from curfew.rpc.errors import RpcError, invalid
+from curfew.rpc.errors import invalid
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 DEFAULT_PAGE = 100
@@ -18,9 +16,9 @@ LARGEST_PAGE = 1000
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """Shows the policy and how tenants stand."""
+    """Shows the policy, reloads it, and shows how tenants stand."""
 
-    def __init__(self, policy: Policy, tenants: Tenants) -> None:
+    def __init__(self, policy: LivePolicy, tenants: Tenants) -> None:
         self._policy = policy
         self._tenants = tenants
 
@@ -29,16 +27,26 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         request: admin_pb2.GetPolicyRequest,
         context: Context[admin_pb2.GetPolicyRequest, admin_pb2.GetPolicyResponse],
     ) -> admin_pb2.GetPolicyResponse:
-        """The policy in force."""
-        return admin_pb2.GetPolicyResponse(policy_version=self._policy.version, yaml=self._policy.text)
+        """The policy in force, and why the file that was read last is not, if it is not."""
+        policy, rejected = self._policy.current, self._policy.rejected
+        return admin_pb2.GetPolicyResponse(
+            policy_version=policy.version,
+            yaml=policy.text,
+            rejected="" if rejected is None else str(rejected),
+        )
 
     async def ReloadPolicy(
         self,
         request: admin_pb2.ReloadPolicyRequest,
         context: Context[admin_pb2.ReloadPolicyRequest, admin_pb2.ReloadPolicyResponse],
     ) -> admin_pb2.ReloadPolicyResponse:
-        """Not implemented: a controller keeps the policy that it started with."""
-        raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "the policy is read at start only")
+        """Reads the file now. One with errors changes nothing; each is a violation, named by its place."""
+        try:
+            changed = await self._policy.reload()
+        except PolicyError as error:
+            places = ((f"{error.file}:{p.mark.line}:{p.mark.column}", p.message) for p in error.problems)
+            raise invalid(places) from None
+        return admin_pb2.ReloadPolicyResponse(policy_version=self._policy.current.version, changed=changed)
 
     async def ListTenantStandings(
         self,
@@ -49,15 +57,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if not 0 <= request.page_size <= LARGEST_PAGE:
             wrong = f"{request.page_size} is out of range; allowed is 0 to {LARGEST_PAGE}"
             raise invalid([("page_size", wrong)])
-        names = sorted(name for name in self._policy.tenants if name > request.page_token)
+        policy = self._policy.current
+        names = sorted(name for name in policy.tenants if name > request.page_token)
         size = request.page_size or DEFAULT_PAGE
         page = names[:size]
         return admin_pb2.ListTenantStandingsResponse(
-            standings=list(self._standings(page)),
+            standings=list(self._standings(policy, page)),
             next_page_token=page[-1] if len(names) > size else "",
         )
 
-    def _standings(self, names: Iterable[str]) -> Iterable[admin_pb2.TenantStanding]:
+    def _standings(self, policy: Policy, names: Iterable[str]) -> Iterable[admin_pb2.TenantStanding]:
         for name in names:
             standing = self._tenants[name].standing
             yield admin_pb2.TenantStanding(
@@ -66,7 +75,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 answered=standing.answered,
                 kept=standing.kept,
                 failed=standing.failed,
-                target_share=self._policy.tenants[name].objectives.share,
+                target_share=policy.tenants[name].objectives.share,
                 mean_promised_probability=standing.mean_promised,
                 output_tokens=standing.output_tokens,
                 reasoning_tokens=standing.reasoning_tokens,

@@ -13,7 +13,7 @@ from controller import wire
 from controller.admission.identity import identify
 from controller.admission.validation import violations
 from controller.fleet import Fleet
-from controller.policy import Policy, TenantPolicy
+from controller.policy import LivePolicy, TenantPolicy
 from controller.service.generation import Generation
 from controller.service.outbox import Outbox
 from controller.service.placement import Placement, place
@@ -34,7 +34,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
 
     def __init__(
         self,
-        policy: Policy,
+        policy: LivePolicy,
         fleet: Fleet,
         tenants: Tenants,
         clock: Callable[[], float],
@@ -106,7 +106,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
         what the tenant has in general.
         """
-        tenant = identify(self._policy, context.invocation_metadata() or ())
+        tenant = identify(self._policy.current, context.invocation_metadata() or ())
         wrong = violations(request)
         if wrong:
             raise invalid(wrong)

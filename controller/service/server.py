@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.fleet import Fleet
-from controller.policy import Policy
+from controller.policy import LivePolicy
 from controller.service.admin import AdminServicer
 from controller.service.reasoning import ReasoningServicer
 from controller.service.tenants import Tenants
@@ -36,14 +36,14 @@ class Controller:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: LivePolicy,
         workers: Sequence[str],
         clock: Callable[[], float],
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         self._fleet = Fleet(workers, clock, self._availability.put_nowait)
-        tenants = Tenants(policy)
+        tenants = Tenants()
         self._reasoning = ReasoningServicer(policy, self._fleet, tenants, clock, new_id)
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from controller.planning.lengths import LengthModel
-from controller.policy import Policy
 
 
 @dataclass(slots=True)
@@ -69,10 +68,14 @@ class Tenant:
 
 
 class Tenants:
-    """All tenants by name; outlives the policy that named them."""
+    """All tenants by name; outlives the policies that name them."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._by_name = {name: Tenant() for name in policy.tenants}
+    def __init__(self) -> None:
+        self._by_name: dict[str, Tenant] = {}
 
     def __getitem__(self, name: str) -> Tenant:
-        return self._by_name[name]
+        """The tenant of this name, which a policy gives. One that was not asked for before is new."""
+        tenant = self._by_name.get(name)
+        if tenant is None:
+            tenant = self._by_name[name] = Tenant()
+        return tenant

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63urfew/v1/admin.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetPolicyRequest\"9\n\x11GetPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\"\x15\n\x13ReloadPolicyRequest\"?\n\x14ReloadPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"C\n\x1aListTenantStandingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1bListTenantStandingsResponse\x12,\n\tstandings\x18\x01 \x03(\x0b\x32\x19.curfew.v1.TenantStanding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xff\x01\n\x0eTenantStanding\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x14\n\x0ctarget_share\x18\x06 \x01(\x01\x12!\n\x19mean_promised_probability\x18\x07 \x01(\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x04\x12\x31\n\x0emedian_latency\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration2\x8d\x02\n\x0c\x41\x64minService\x12\x46\n\tGetPolicy\x12\x1b.curfew.v1.GetPolicyRequest\x1a\x1c.curfew.v1.GetPolicyResponse\x12O\n\x0cReloadPolicy\x12\x1e.curfew.v1.ReloadPolicyRequest\x1a\x1f.curfew.v1.ReloadPolicyResponse\x12\x64\n\x13ListTenantStandings\x12%.curfew.v1.ListTenantStandingsRequest\x1a&.curfew.v1.ListTenantStandingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63urfew/v1/admin.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetPolicyRequest\"K\n\x11GetPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\x12\x10\n\x08rejected\x18\x03 \x01(\t\"\x15\n\x13ReloadPolicyRequest\"?\n\x14ReloadPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"C\n\x1aListTenantStandingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1bListTenantStandingsResponse\x12,\n\tstandings\x18\x01 \x03(\x0b\x32\x19.curfew.v1.TenantStanding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xff\x01\n\x0eTenantStanding\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x14\n\x0ctarget_share\x18\x06 \x01(\x01\x12!\n\x19mean_promised_probability\x18\x07 \x01(\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x04\x12\x31\n\x0emedian_latency\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration2\x8d\x02\n\x0c\x41\x64minService\x12\x46\n\tGetPolicy\x12\x1b.curfew.v1.GetPolicyRequest\x1a\x1c.curfew.v1.GetPolicyResponse\x12O\n\x0cReloadPolicy\x12\x1e.curfew.v1.ReloadPolicyRequest\x1a\x1f.curfew.v1.ReloadPolicyResponse\x12\x64\n\x13ListTenantStandings\x12%.curfew.v1.ListTenantStandingsRequest\x1a&.curfew.v1.ListTenantStandingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPOLICYREQUEST']._serialized_start=68
   _globals['_GETPOLICYREQUEST']._serialized_end=86
   _globals['_GETPOLICYRESPONSE']._serialized_start=88
-  _globals['_GETPOLICYRESPONSE']._serialized_end=145
-  _globals['_RELOADPOLICYREQUEST']._serialized_start=147
-  _globals['_RELOADPOLICYREQUEST']._serialized_end=168
-  _globals['_RELOADPOLICYRESPONSE']._serialized_start=170
-  _globals['_RELOADPOLICYRESPONSE']._serialized_end=233
-  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_start=235
-  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_end=302
-  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_start=304
-  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_end=404
-  _globals['_TENANTSTANDING']._serialized_start=407
-  _globals['_TENANTSTANDING']._serialized_end=662
-  _globals['_ADMINSERVICE']._serialized_start=665
-  _globals['_ADMINSERVICE']._serialized_end=934
+  _globals['_GETPOLICYRESPONSE']._serialized_end=163
+  _globals['_RELOADPOLICYREQUEST']._serialized_start=165
+  _globals['_RELOADPOLICYREQUEST']._serialized_end=186
+  _globals['_RELOADPOLICYRESPONSE']._serialized_start=188
+  _globals['_RELOADPOLICYRESPONSE']._serialized_end=251
+  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_start=253
+  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_end=320
+  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_start=322
+  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_end=422
+  _globals['_TENANTSTANDING']._serialized_start=425
+  _globals['_TENANTSTANDING']._serialized_end=680
+  _globals['_ADMINSERVICE']._serialized_start=683
+  _globals['_ADMINSERVICE']._serialized_end=952
 # @@protoc_insertion_point(module_scope)

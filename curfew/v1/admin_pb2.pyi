@@ -44,19 +44,23 @@ class GetPolicyResponse(_message.Message):
 
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     YAML_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.str
     """Digest of the file."""
     yaml: _builtins.str
     """The file's text."""
+    rejected: _builtins.str
+    """What is wrong with the file as it was read last, a line for each error. Empty when nothing is, and it is in force."""
     def __init__(
         self,
         *,
         policy_version: _builtins.str = ...,
         yaml: _builtins.str = ...,
+        rejected: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_version", b"policy_version", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_version", b"policy_version", "rejected", b"rejected", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
-from controller.policy import parse_policy
+from controller.policy import LivePolicy, parse_policy
 from controller.service.server import Addresses, Controller
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
@@ -144,10 +144,15 @@ def detail(error: grpc.aio.AioRpcError | None, kind: type[Detail]) -> Detail:
 
 @asynccontextmanager
 async def controller(
-    workers: Sequence[str], policy: str = POLICY, *, ready: bool = True
+    workers: Sequence[str], policy: str | LivePolicy = POLICY, *, ready: bool = True
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process."""
-    running = Controller(parse_policy(policy, "policy.yaml", KEYS), workers, time.monotonic)
+    live = (
+        policy
+        if isinstance(policy, LivePolicy)
+        else LivePolicy(lambda: parse_policy(policy, "policy.yaml", KEYS))
+    )
+    running = Controller(live, workers, time.monotonic)
     door = Door(await running.start(LOCAL))
     try:
         if ready:

@@ -15,6 +15,7 @@ async def test_the_policy_in_force_is_shown() -> None:
     async with controller([], ready=False) as door:
         response = await door.admin.GetPolicy(admin_pb2.GetPolicyRequest())
     assert response.yaml == POLICY
+    assert response.rejected == ""
     assert len(response.policy_version) == 12
 
 
@@ -56,9 +57,3 @@ async def test_a_page_size_out_of_range_is_refused(size: int) -> None:
         call = door.admin.ListTenantStandings(admin_pb2.ListTenantStandingsRequest(page_size=size))
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert await call.details() == f"page_size: {size} is out of range; allowed is 0 to 1000"
-
-
-async def test_a_reload_is_not_taken_yet() -> None:
-    async with controller([], ready=False) as door:
-        call = door.admin.ReloadPolicy(admin_pb2.ReloadPolicyRequest())
-        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -94,6 +94,21 @@ async def test_a_drain_ends_after_its_grace_period(tmp_path: Path) -> None:
         await asyncio.wait_for(worker.idle.wait(), 10)
 
 
+async def test_a_changed_policy_file_comes_into_force(tmp_path: Path) -> None:
+    async with FakeWorker() as worker, running(worker, tmp_path) as (process, door):
+        before = (await door.generate("analyst")).plan.policy_version
+        file = tmp_path / "policy.yaml"
+        changed = file.with_name("changed")
+        changed.write_text(file.read_text() + "    budget: {max: 7}\n")
+        changed.rename(file)
+        assert process.stderr is not None
+        while b"is in force, instead of" not in await asyncio.wait_for(process.stderr.readline(), 30):
+            assert process.returncode is None
+        plan = (await door.generate("analyst")).plan
+        assert plan.policy_version != before
+        assert plan.budget.reasoning_tokens == 7
+
+
 async def test_a_bad_policy_is_told_with_its_lines(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("apiVersion: curfew/v1\ntenants:\n  - name: a\n    mod: think\n  - name: A\n")

@@ -1,0 +1,47 @@
+"""The policy in force, which may change while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controller.policy.document import PolicyError
+from controller.policy.model import Policy
+
+
+class LivePolicy:
+    """Owns the policy in force. A request asks once, for `current`, and keeps what it got to its end."""
+
+    def __init__(self, read: Callable[[], Policy]) -> None:
+        """read: loads the policy; now, and later in a thread of its own. Raises PolicyError."""
+        self._read = read
+        self._current = read()
+        self._rejected: PolicyError | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def current(self) -> Policy:
+        """The policy in force."""
+        return self._current
+
+    @property
+    def rejected(self) -> PolicyError | None:
+        """Why what was last read is not in force; None when it is."""
+        return self._rejected
+
+    async def reload(self) -> bool:
+        """Reads again and puts into force what was read. Returns whether that is another policy.
+
+        Raises PolicyError, and the policy in force stays.
+        """
+        async with self._one_at_a_time:
+            try:
+                policy = await asyncio.to_thread(self._read)
+            except PolicyError as error:
+                self._rejected = error
+                raise
+            self._rejected = None
+            if policy.version == self._current.version:
+                return False
+            self._current = policy
+            return True

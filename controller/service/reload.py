@@ -1,0 +1,103 @@
+"""Takes a changed policy file into force while the controller serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+from watchfiles import awatch
+
+from controller.policy import LivePolicy, Policy, PolicyError
+
+log = logging.getLogger(__name__)
+
+SETTLE_MS = 100
+"""A file is read once nothing in its directory has changed for so long, so that what is written in several
+steps is not read in between.
+"""
+LOOK_S = 5.0
+"""How often a file is looked at when its directory reports nothing: it may be a link to elsewhere, or on a
+file system whose changes are not reported.
+"""
+
+Signature = tuple[int, int, int, int] | None
+
+
+async def watch(file: Path, policy: LivePolicy, look_s: float = LOOK_S) -> None:
+    """Reloads whenever the file changes, until cancelled.
+
+    Its directory is watched and not the file, which a Kubernetes ConfigMap changes by renaming a link beside
+    it (`..data`) and an editor by renaming another file over it. A file with errors is logged and changes
+    nothing.
+    """
+    seen: Signature = None
+    async with aclosing(_wakeups(file.parent, look_s)) as wakeups:
+        async for _ in wakeups:
+            now = _signature(file)
+            if now == seen:
+                continue
+            # Taken before reading: a change in between is another one.
+            seen = now
+            await _reload(file, policy)
+
+
+async def _reload(file: Path, policy: LivePolicy) -> None:
+    before = policy.current.version
+    try:
+        changed = await policy.reload()
+    except PolicyError as error:
+        log.error("%s is refused, policy %s stays in force:\n%s", file, before, error)
+        return
+    if changed:
+        log.info("policy %s is in force, instead of %s", policy.current.version, before)
+        log_doubts(file, policy.current)
+
+
+def log_doubts(file: Path, policy: Policy) -> None:
+    """Logs what is likely not meant in a policy that comes into force."""
+    for warning in policy.warnings:
+        log.warning("%s:%d:%d: %s", file, warning.mark.line, warning.mark.column, warning.message)
+    for name in policy.keyless:
+        variable = "CURFEW_KEY_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+        log.warning("tenant %s has no API key, so nobody can call as it; set %s", name, variable)
+
+
+async def _wakeups(directory: Path, look_s: float) -> AsyncGenerator[None, None]:
+    """Now, when something in a directory has changed, and from time to time."""
+    yield
+    told = False
+    while True:
+        changes = awatch(
+            directory,
+            watch_filter=None,
+            recursive=False,
+            step=SETTLE_MS,
+            rust_timeout=round(look_s * 1000),
+            yield_on_timeout=True,
+        )
+        try:
+            async for _ in changes:
+                yield
+        except (OSError, RuntimeError) as error:  # it is gone, or the system has no more watches to give
+            if not told:
+                log.warning(
+                    "%s cannot be watched (%s), so it is looked at every %g s", directory, error, look_s
+                )
+                told = True
+        finally:
+            await changes.aclose()
+        await asyncio.sleep(look_s)
+        yield
+
+
+def _signature(file: Path) -> Signature:
+    """What changes with a file's content, links followed; None when it cannot be had."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
