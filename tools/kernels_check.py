@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kernels.triton_ops import scan
+from kernels.triton_ops import tiles
 from tests.kernels.triton.calls import Shapes, calls
 from tests.kernels.triton.offline import SHARED_LIMIT, caught
 
@@ -33,8 +33,7 @@ def main() -> int:
         prefill, decode = (
             Shapes(tokens=tokens, hidden=hidden, heads=heads, mlp=mlp) for tokens in (prompt, batch)
         )
-        block = 64 if arch == 90 else 32
-        with patch.object(scan, "output_block", return_value=block), caught() as launches:
+        with patch.object(tiles, "hopper", return_value=arch == 90), caught() as launches:
             for call in calls(prefill, decode).values():
                 call()
         for launch in launches:

@@ -1,9 +1,9 @@
 """Causal attention of packed prefill pieces over their pages, and the writing of keys and values into
 pages.
 
-A program takes 128 queries of one head of one piece and goes over the keys that they see, 64 at once, with
-the running maximum and sum of the softmax in registers (Dao et al. 2022, "FlashAttention"). Keys before the
-tile need no mask. The tiles that see most keys start first.
+A program takes 128 queries of one head of one piece and goes over the keys that they see, 64 at once (32
+before Hopper), with the running maximum and sum of the softmax in registers (Dao et al. 2022,
+"FlashAttention"). Keys before the tile need no mask. The tiles that see most keys start first.
 
 Work: 4 × queries × keys × head_dim × heads / 2; at 8k tokens and 40 × 128, 0.69 TFLOP per layer, 2 % of
 what that prefill needs in the linear layers, which is why this file does not go further than two stages and
@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import PrefillIndex
+from kernels.triton_ops import tiles
 from kernels.triton_ops.tiles import power_of_two
 
-_BLOCK_M, _BLOCK_K, _WARPS, _STAGES = 128, 64, 8, 2
+_BLOCK_M, _WARPS, _STAGES = 128, 8, 2
 
 
 @triton.jit
@@ -200,7 +201,7 @@ def attention_prefill(
         WIDTH=width,
         PAGE=page_tokens,
         BLOCK_M=_BLOCK_M,
-        BLOCK_K=_BLOCK_K,
+        BLOCK_K=64 if tiles.hopper(q.device) else 32,
         BLOCK_W=max(16, power_of_two(width)),
         num_warps=_WARPS,
         num_stages=_STAGES,

@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.layout import PrefillIndex
+from kernels.triton_ops import tiles
 from kernels.triton_ops.tiles import head_and_tail, power_of_two, scan_tiles
 
 _CHUNK = 128
@@ -304,7 +305,7 @@ def scan_prefill(
     tokens, heads, width = x.shape
     groups, size = b.shape[1:]
     pieces, longest = len(index.lengths), max(index.lengths)
-    tiles = scan_tiles(width)
+    walk = scan_tiles(width)
     y = torch.empty((tokens, heads, width), dtype=x.dtype, device=x.device)
     steps, decay = torch.empty((2, heads, tokens), dtype=torch.float32, device=x.device)
     before = torch.empty((tokens // _CHUNK + 2 * pieces, heads, width, size), dtype=x.dtype, device=x.device)
@@ -323,7 +324,7 @@ def scan_prefill(
         BLOCK_H=_DECAY_HEADS,
         num_warps=_DECAY_WARPS,
     )
-    scan_states_kernel[(tiles.programs(width), heads, pieces)](
+    scan_states_kernel[(walk.programs(width), heads, pieces)](
         x,
         steps,
         decay,
@@ -336,13 +337,13 @@ def scan_prefill(
         x.stride(0),
         b.stride(0),
         **shape,
-        HEAD=tiles.head,
-        TAIL=tiles.tail,
-        num_warps=tiles.warps,
+        HEAD=walk.head,
+        TAIL=walk.tail,
+        num_warps=walk.warps,
         num_stages=1,
     )
     head, tail = head_and_tail(max(16, width))
-    block = output_block(x.device)
+    block = 64 if tiles.hopper(x.device) else 32
     scan_outputs_kernel[(heads, _touched(longest, block), pieces)](
         x,
         steps,
@@ -365,14 +366,6 @@ def scan_prefill(
         num_stages=1,
     )
     return y
-
-
-def output_block(device: torch.device) -> int:
-    """Outputs of one program: 64 on Hopper, whose matrix instructions take 64 rows; older devices would
-    spill registers.
-    """
-    hopper = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
-    return 64 if hopper else 32
 
 
 def _touched(length: int, tile: int) -> int:

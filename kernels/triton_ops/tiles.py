@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+
+def hopper(device: torch.device) -> bool:
+    """Whether matrix instructions take 64 rows and leave operands in shared memory; older devices hold them
+    in registers, and need smaller tiles. What is no GPU counts as the newest.
+    """
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+
 
 def power_of_two(size: int) -> int:
     """The least power of two that is not below `size`.

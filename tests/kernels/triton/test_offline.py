@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.triton_ops import scan
+from kernels.triton_ops import tiles
 from tests.kernels.triton.calls import Shapes, calls
 from tests.kernels.triton.offline import SHARED_LIMIT, Launch, caught
 
@@ -35,7 +35,7 @@ LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
 
 
 def launches(name: str, arch: int, monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    monkeypatch.setattr(scan, "output_block", lambda device: 64 if arch == 90 else 32)
+    monkeypatch.setattr(tiles, "hopper", lambda device: arch == 90)
     with caught() as found:
         CALLS[name]()
     return found
