@@ -16,6 +16,7 @@ from worker.engine.workspace import measure_workspace
 from worker.model.chat import Chat
 from worker.model.checkpoint import load_network
 from worker.model.config import ModelConfig
+from worker.model.dummy import DummyTensors
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -59,17 +60,23 @@ def load_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    kernels: str | None = None,
+    dummy: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """Loads a Hugging Face model directory. progress: see `load_network`.
+    """Loads a Hugging Face model directory. kernels: see `kernels_for`. dummy: with random weights, for
+    measuring a shape without its checkpoint. progress: see `load_network`.
 
-    Raises UnsupportedModelError, CheckpointError or OSError; the message names the file.
+    Raises UnsupportedModelError, CheckpointError or OSError; the message names the file. ValueError and
+    ImportError are those of `kernels_for`.
     """
     config = ModelConfig.load(directory)
     chat = Chat.load(directory, config.end_token_ids)
-    network = load_network(
-        directory, config, kernels_for(device), dtype=dtype, device=device, progress=progress
-    )
+    chosen = kernels_for(device, kernels)
+    if dummy:
+        network = Network(config, DummyTensors(device=device, dtype=dtype), chosen, dtype=dtype)
+    else:
+        network = load_network(directory, config, chosen, dtype=dtype, device=device, progress=progress)
     return Model(directory.resolve().name, config, chat, network)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import random
 import signal
 import sys
@@ -21,7 +22,9 @@ from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine
+from worker.engine.memory import parse_bytes, plan_memory
 from worker.model.chat import Chat
+from worker.model.config import ModelConfig
 from worker.model.progress import loading_bar
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
@@ -59,6 +62,20 @@ def arguments() -> argparse.ArgumentParser:
     add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
     add("--device", default="cpu", help="such as cpu or cuda:0")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")
+    add(
+        "--kernels",
+        default=os.environ.get("CURFEW_KERNELS"),
+        choices=["torch", "triton", "mamba_ssm"],
+        help="implementation; if not given, CURFEW_KERNELS or the device's fastest",
+    )
+    add(
+        "--load-format",
+        default="safetensors",
+        choices=["safetensors", "dummy"],
+        help="dummy: random weights, for measuring a shape",
+    )
+    add("--plan-memory", action="store_true", help="only print how --device-memory would be divided")
+    add("--device-memory", type=_size, metavar="SIZE", help="such as 22GiB")
     add("--threads", type=_positive, default=1, help="CPU threads of one step")
     add("--slots", type=_positive, default=default.slots, help="sequences that run together")
     add("--checkpoints", type=_count, default=default.checkpoints, help="states of shared prompts to keep")
@@ -96,11 +113,14 @@ def _run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
+        if options.plan_memory:
+            print(_memory_plan(options))
+            return 0
         model, engine = _load(options)
         closing = Closing(model.chat.encode, model.chat.token_bytes)
         speed = measure(engine, model.chat, closing, time.monotonic)
     # torch raises RuntimeError for a device that is not there and for memory that does not suffice.
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         return _cannot_start(error)
     reader = RequestReader(model.chat, closing)
     return asyncio.run(_serve(options, engine, reader, _description(model, engine, speed)))
@@ -113,8 +133,28 @@ def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
     else:
         dtype = torch.float32 if options.dtype == "float32" else torch.bfloat16
     with loading_bar(str(options.model)) as progress:
-        model = load_model(options.model, device=device, dtype=dtype, progress=progress)
-    engine_options = EngineOptions(
+        model = load_model(
+            options.model,
+            device=device,
+            dtype=dtype,
+            kernels=options.kernels,
+            dummy=options.load_format == "dummy",
+            progress=progress,
+        )
+    return model, build_engine(model, _engine_options(options), time.monotonic)
+
+
+def _memory_plan(options: argparse.Namespace) -> str:
+    """The plan for a GPU, in bfloat16 unless told otherwise: no device is asked."""
+    if options.device_memory is None:
+        raise ValueError("--plan-memory needs --device-memory, such as 22GiB")
+    dtype = torch.float32 if options.dtype == "float32" else torch.bfloat16
+    config = ModelConfig.load(options.model)
+    return plan_memory(config, options.device_memory, _engine_options(options), dtype=dtype).table()
+
+
+def _engine_options(options: argparse.Namespace) -> EngineOptions:
+    return EngineOptions(
         slots=options.slots,
         checkpoints=options.checkpoints,
         cache_bytes=None if options.cache_mib is None else options.cache_mib << 20,
@@ -124,7 +164,6 @@ def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
         queue=options.queue,
         max_sequence_tokens=options.max_sequence_tokens,
     )
-    return model, build_engine(model, engine_options, time.monotonic)
 
 
 async def _serve(
@@ -175,6 +214,13 @@ def _at_least(least: int, text: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return number
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _duration(text: str) -> float:

@@ -1,0 +1,59 @@
+"""`curfew worker --plan-memory` and the command's other ways around a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.worker.engine.test_memory import NINE_B
+from worker.service.command import main
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    """A model of which there is only the config."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nemotron_h"} | NINE_B))
+    return str(tmp_path)
+
+
+def test_a_plan_needs_a_config_alone(directory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(
+        [
+            "--model",
+            directory,
+            "--plan-memory",
+            "--device-memory",
+            "22.06GiB",
+            "--slots",
+            "1",
+            "--checkpoints",
+            "0",
+        ]
+    )
+    assert status == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["usable"].startswith("19.66 GiB")
+    assert lines["weights"].startswith("16.56 GiB")
+    assert lines["pages"].endswith("131072 tokens of context")
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [(["--device-memory", "16GiB"], "more than a device of 16.00 GiB gives"), ([], "needs --device-memory")],
+)
+def test_a_plan_that_cannot_be_made_says_why(
+    directory: str, extra: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", directory, "--plan-memory", *extra]) == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["22", "lots", "-1GiB"])
+def test_a_size_without_meaning_is_refused(
+    directory: str, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", directory, "--plan-memory", f"--device-memory={size}"])
+    assert f"{size!r} is not a size" in capsys.readouterr().err
