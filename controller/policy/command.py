@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.policy.check import as_json, as_text, check
+from controller.policy.diff import as_text as changes_text
+from controller.policy.diff import differences
+from controller.policy.document import PolicyError
+from controller.policy.loading import load_policy
 from controller.policy.reference import reference_text, schema_text
+
+EXIT_TROUBLE = 2
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,6 +42,17 @@ def _reference(options: argparse.Namespace) -> int:
     return 0
 
 
+def _diff(options: argparse.Namespace) -> int:
+    try:
+        before, after = (load_policy(file, None) for file in (options.before, options.after))
+    except PolicyError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_TROUBLE
+    changes = differences(before, after)
+    sys.stdout.write(changes_text(changes))
+    return 1 if changes else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="curfew policy", description="Checks and explains policy files.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -53,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_check)
+
+    command = commands.add_parser(
+        "diff",
+        help="tell what changes for whom between two policy files",
+        description="Tells what changes for whom, in effect and not in text. "
+        "Exit code: 0 when nothing does, 1 when something does, 2 when a file cannot be used.",
+    )
+    command.add_argument("before", type=Path, metavar="A")
+    command.add_argument("after", type=Path, metavar="B")
+    command.set_defaults(run=_diff)
 
     command = commands.add_parser("schema", help="print the file's JSON Schema, for editors")
     command.set_defaults(run=_schema)
