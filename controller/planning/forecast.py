@@ -12,13 +12,12 @@ import math
 from dataclasses import dataclass
 
 from controller.planning.lengths import LengthEstimate
+from controller.planning.quantiles import SOME, Quantiles
 from controller.planning.speed import COLD_RATIO, SpeedEstimate
 from controller.policy import Objectives
 
 CLOSING_STEPS = 1
 """The closing text is fed in one step, however many tokens it has."""
-SOME_ANSWERS = 4
-"""Answers of a tenant after which twice the longest bounds what it is planned for."""
 MARGIN_SHARE = 0.02
 """Part of a deadline, beside one step, that plans leave free: reasoning is cut between steps, and messages
 travel.
@@ -135,6 +134,13 @@ class Times:
         return pace.step_s + (0.0 if math.isinf(tightest) else MARGIN_SHARE * tightest)
 
 
+def _usual(seen: Quantiles, measured: float) -> float:
+    """What the worker measured itself, or what was seen of it if that is better; a worse one counts anyway,
+    through all that was seen.
+    """
+    return measured if seen.median is None else min(measured, seen.median)
+
+
 def _or_infinite(seconds: float | None) -> float:
     return math.inf if seconds is None else seconds
 
@@ -159,12 +165,14 @@ class Forecast:
         return seen / (seen + 1)
 
     def at(self, level: float) -> Pace:
-        """The pace that is kept with this probability, taking what was never seen for bad."""
+        """The pace that is kept with this probability, taking what was never seen for bad: `COLD_RATIO` times
+        what is usual.
+        """
         speed, lengths = self.speed, self.lengths
         return self._pace(
             level,
-            speed.start_excess.at(level, COLD_RATIO - 1),
-            speed.step_ratio.at(level, COLD_RATIO),
+            speed.start_excess.at(level, _usual(speed.start_excess, 0.0) + COLD_RATIO - 1),
+            speed.step_ratio.at(level, _usual(speed.step_ratio, 1.0) * COLD_RATIO),
             lengths.answer.at(level, self._longest_answer()),
         )
 
@@ -183,7 +191,7 @@ class Forecast:
         longest of some.
         """
         seen = self.lengths.answer.values
-        if len(seen) < SOME_ANSWERS:
+        if len(seen) < SOME:
             return self.answer_tokens
         return min(self.answer_tokens, math.ceil(2 * seen[-1]))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from controller.planning.calibration import Level
 from controller.planning.decision import Ask, Decision, Mode, Refusal
 from controller.planning.explain import arithmetic
 from controller.planning.forecast import Forecast, Pace, Times
@@ -28,25 +29,28 @@ def plan(
     speed: SpeedEstimate,
     max_sequence_tokens: int,
     price: float = 0.0,
+    level: Level | None = None,
 ) -> Decision | Refusal:
     """Decides one request.
 
     max_sequence_tokens: prompt and output that the worker holds for one request. price: what a second of
-    decoding is worth to the other promises of the pool, in quality times weight; 0 when nobody waits.
+    decoding is worth to the other promises of the pool, in quality times weight; 0 when nobody waits. level:
+    at which the forecast keeps the tenant's share; by default, as it says.
     """
     share = tenant.objectives.share
+    level = level or Level.uncalibrated(share)
     answer_tokens = tenant.budget.answer_tokens or lengths.answer_reserve
     if ask.max_answer_tokens is not None:
         answer_tokens = min(answer_tokens, ask.max_answer_tokens)
     times = Times.of(tenant.objectives, ask.deadline_s)
     bounds = _Bounds.of(ask, tenant, answer_tokens, max_sequence_tokens)
     forecast = Forecast(speed, lengths, ask.prompt_tokens, answer_tokens)
-    pace = forecast.at(share)
+    pace = forecast.at(level.at)
 
     budget = _best_budget(bounds, times, pace, tenant, lengths, price)
     keeps_promise = budget is not None
     if budget is None and tenant.otherwise is Otherwise.REFUSE:
-        at_best = forecast.at_best(share)
+        at_best = forecast.at_best(level.at)
         if _best_budget(bounds, times, at_best, tenant, lengths, price) is None:
             return _refusal(bounds, times, pace, tenant)
     if budget is None:  # the floor gives way before the deadline does
@@ -67,7 +71,7 @@ def plan(
         deadline_s=times.deadline(),
         share=share,
         predicted_s=predicted_s,
-        promised_probability=_probability(times.deadline_s, share, predicted_s, forecast, shape),
+        promised_probability=_probability(times.deadline_s, level, predicted_s, forecast, shape),
         keeps_promise=keeps_promise,
         why=f"{numbers} {verdict}; {_choice(budget, bounds, times.room_tokens(pace), tenant)}",
     )
@@ -202,21 +206,25 @@ def _choice(budget: int, bounds: _Bounds, room: float, tenant: TenantPolicy) -> 
 
 
 def _probability(
-    deadline_s: float, share: float, predicted_s: float, forecast: Forecast, shape: _Shape
+    deadline_s: float, level: Level, predicted_s: float, forecast: Forecast, shape: _Shape
 ) -> float:
-    """The highest level at which the plan still ends by the deadline, found by bisection and rounded down.
+    """That of the highest level at which the plan still ends by the deadline, found by bisection and rounded
+    down.
 
     Beyond the share it is no higher than the requests seen can vouch for.
     """
     if math.isinf(deadline_s):
         return 1.0
-    low, high = (share, max(share, forecast.vouched_level)) if predicted_s <= deadline_s else (0.0, share)
+    fits = predicted_s <= deadline_s
+    low, high = (level.at, max(level.at, forecast.vouched_level)) if fits else (0.0, level.at)
     if shape.end_s(forecast.at(high)) <= deadline_s:
-        return high
-    for _ in range(6):
-        middle = (low + high) / 2
-        if shape.end_s(forecast.at(middle)) <= deadline_s:
-            low = middle
-        else:
-            high = middle
-    return low
+        low = high
+    else:
+        for _ in range(6):
+            middle = (low + high) / 2
+            if shape.end_s(forecast.at(middle)) <= deadline_s:
+                low = middle
+            else:
+                high = middle
+    promised = level.probability(low)
+    return min(promised, max(level.share, forecast.vouched_level)) if fits else promised

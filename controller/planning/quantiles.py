@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+SOME = 4
+"""Samples that tell what is usual, though not yet what is rare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
@@ -34,6 +37,11 @@ class Quantiles:
         if rank <= count:
             return self.values[max(rank, 1) - 1]
         return max(beyond, self.values[-1]) if count else beyond
+
+    @property
+    def median(self) -> float | None:
+        """The middle of the samples; None of fewer than `SOME`."""
+        return self.values[len(self.values) // 2] if len(self.values) >= SOME else None
 
     def at_best(self, level: float, unseen: float) -> float:
         """The least that the quantile can be, given these samples; `unseen` where they do not bound it.

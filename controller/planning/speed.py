@@ -12,8 +12,8 @@ from controller.planning.quantiles import Quantiles, SampleStrata
 WINDOW = 256
 MAX_AGE_S = 120.0
 COLD_RATIO = 1.5
-"""Until requests have shown otherwise, a worker may be this much slower than it measured itself with nothing
-to do.
+"""Until requests have shown otherwise, a worker may be this much slower than usual, and than it measured
+itself with nothing to do.
 """
 START_SCALE_S = 0.020
 """Added to a prompt's own work before errors of the time to a first token are taken relative to it: what
@@ -183,7 +183,8 @@ class SpeedModel:
             batch_class = _batch_class(expected.batch_size)
             self._step_ratio.add(batch_class, mean_s / expected.step_s, now_s, elsewhere=mean_s / batch_s)
         else:
-            usual_s = batch_s * self._step_ratio.overall(now_s).at(0.5, 1.0)
+            median = self._step_ratio.overall(now_s).median
+            usual_s = batch_s * (1.0 if median is None else median)
             start_s += seen.decode_s - seen.decode_steps * usual_s
         excess = expected.excess(seen.prompt_tokens, start_s)
         self._start_excess.add(_prompt_class(seen.prompt_tokens), excess, now_s)

@@ -98,10 +98,12 @@ class Generation:
         latency_s = now_s - self._receipt_s
         self.ended = True
         self._learn(done, latency_s, now_s)
+        decision = self._placement.decision
+        self._tenant.calibration.note(decision.share, latency_s <= decision.predicted_s)
         results = self._results(done.usage.output_tokens, latency_s)
         self._tenant.standing.note_answered(
             all(result.kept for result in results),
-            self._placement.decision.promised_probability,
+            decision.promised_probability,
             latency_s,
             done.usage.output_tokens,
             done.usage.reasoning_tokens,

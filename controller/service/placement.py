@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2
 from controller import wire
 from controller.fleet import Fleet
 from controller.fleet.link import Link
+from controller.planning.calibration import Calibration
 from controller.planning.decision import Ask, Decision, Refusal
 from controller.planning.lengths import LengthModel
 from controller.planning.planner import plan
@@ -42,6 +43,7 @@ def place(
     request: reasoning_pb2.GenerateRequest,
     tenant: TenantPolicy,
     lengths: LengthModel,
+    calibration: Calibration,
     fleet: Fleet,
     time_remaining_s: float | None,
     now_s: float,
@@ -59,7 +61,14 @@ def place(
     worker = link.worker
     ask = _ask(request, lengths, worker.limits.bytes_per_token, time_remaining_s)
     expected = worker.estimate(ask.prompt_tokens, now_s)
-    decision = plan(ask, tenant, lengths.estimate(now_s), expected, worker.limits.max_sequence_tokens)
+    decision = plan(
+        ask,
+        tenant,
+        lengths.estimate(now_s),
+        expected,
+        worker.limits.max_sequence_tokens,
+        level=calibration.level(tenant.objectives.share),
+    )
     if isinstance(decision, Refusal):
         raise _refused(tenant.name, decision)
     return Placement(link, expected, ask, decision)

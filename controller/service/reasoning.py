@@ -119,8 +119,10 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         policy: TenantPolicy,
         now_s: float,
     ) -> Placement:
-        lengths = self._tenants[policy.name].lengths
-        return place(request, policy, lengths, self._fleet, context.time_remaining(), now_s)
+        tenant = self._tenants[policy.name]
+        return place(
+            request, policy, tenant.lengths, tenant.calibration, self._fleet, context.time_remaining(), now_s
+        )
 
     def _plan_message(
         self, request_id: str, placement: Placement, policy: TenantPolicy

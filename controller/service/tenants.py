@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
+from controller.planning.calibration import Calibration
 from controller.planning.lengths import LengthModel
 
 
@@ -61,9 +62,10 @@ class Standing:
 
 @dataclass(slots=True)
 class Tenant:
-    """A tenant's learnt lengths and its standing."""
+    """A tenant's learnt lengths, how far its plans' predictions can be trusted, and its standing."""
 
     lengths: LengthModel = field(default_factory=LengthModel)
+    calibration: Calibration = field(default_factory=Calibration)
     standing: Standing = field(default_factory=Standing)
 
 

@@ -18,6 +18,9 @@ from curfew.rpc.calls import Calls
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+# How long those who watch the health, who never leave by themselves, have to hear NOT_SERVING.
+_LAST_WORDS_S = 0.1
+
 
 class Server:
     """Serves on one address: the services added, health (grpc.health.v1), reflection and channelz."""
@@ -69,7 +72,7 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         await self._calls.drain(grace_s)
-        await self.grpc.stop(None)
+        await self.grpc.stop(_LAST_WORDS_S)
 
 
 @contextlib.contextmanager

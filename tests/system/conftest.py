@@ -1,6 +1,4 @@
-"""A real worker and a real controller as processes, with promises that suit this machine.
-speed.
-"""
+"""A real worker and a real controller as processes, with promises that suit this machine."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from curfew.v1 import generation_pb2 as pb
+from curfew.v1 import reasoning_pb2
 from tests.system.conftest import (
     LONG_ANSWER,
     LONG_SUM,
@@ -38,7 +39,7 @@ async def curfew(*arguments: str) -> tuple[int, str, str]:
 async def test_a_request_that_runs_is_finished_when_both_services_are_told_to_stop(tmp_path: Path) -> None:
     async with running_system(tmp_path) as (system, worker, controller):
         async with system.client("patient") as client:
-            events = []
+            events: list[reasoning_pb2.GenerateResponse] = []
             async for event in client.generate(greedy(LONG_SUM)):
                 if not events:
                     worker.process.send_signal(signal.SIGTERM)

@@ -39,9 +39,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
 _MAX_MESSAGE_BYTES = 8 << 20
 # What a call is given to hear that the device has failed.
 _FAILURE_GRACE_S = 2.0
-# How soon one thread lets another run. The interpreter's default of 5 ms is more than a step takes, and the
-# event loop needs several turns for one message.
-_SWITCH_INTERVAL_S = 0.0005
 # Between bytes and tokens: enough prose to be typical.
 _PROSE = (
     "A worker runs the model and streams its tokens; a controller decides, for each request, whether to "
@@ -111,7 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(options.threads)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         if options.plan_memory:
             print(_memory_plan(options))

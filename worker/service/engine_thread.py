@@ -60,11 +60,11 @@ class EngineThread:
 
     @property
     def load(self) -> Load:
-        """The engine's load after its last step."""
+        """The engine's load after its last step or call."""
         return self._load
 
     async def fresh_load(self) -> Load:
-        """The load now if the engine is idle, else after its last step: nobody waits for a step to end.
+        """The load now if the engine is idle, else the last one known: nobody waits for a step to end.
 
         Raises DeviceFailedError.
         """
@@ -151,8 +151,8 @@ class EngineThread:
             if call is None:
                 return False
             call(engine)
-            if engine.idle:  # no step will tell the load
-                self._post(self._deliver, (), engine.load())
+            # A step that tells the load may take long, or not come at all.
+            self._post(self._deliver, (), engine.load())
         return True
 
     def _post(self, function: Callable[..., None], *arguments: object) -> None:

@@ -166,7 +166,7 @@ def _sampling(message: pb.SamplingParams, think: bool, random_seed: int, wrong: 
         holds = (low < value if above else low <= value) and value <= high
         border = "above" if above else "at least"
         wrong.check(holds, f"sampling.{name}", f"must be {border} {low:g} and at most {high:g}, is {value:g}")
-        return value
+        return value if holds else default
 
     logprobs = message.top_logprobs
     wrong.check(

@@ -87,6 +87,12 @@ def test_what_requests_take_replaces_the_care() -> None:
     assert late_s(speed, 0.95) == pytest.approx(0.001)
 
 
+def test_a_worker_that_is_faster_than_it_measured_is_soon_known_to_be() -> None:
+    speed = model()
+    observe(speed, 6, ratio=0.4)
+    assert step_s(speed, 0.95) <= 0.4 * 0.002 * COLD_RATIO + 1e-9
+
+
 def test_a_stall_in_a_short_answer_says_nothing_about_the_pace() -> None:
     speed = model()
     observe(speed, 40, ratio=1.0)

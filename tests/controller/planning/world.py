@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from controller.planning.calibration import Calibration
 from controller.planning.decision import Ask, Decision, Mode
 from controller.planning.lengths import LengthModel
 from controller.planning.planner import plan
@@ -59,6 +60,7 @@ class Tenant:
     callers: int
     prompt_tokens: int = 60
     mean_reasoning_tokens: int = 45
+    calibration: Calibration = field(default_factory=Calibration)
     lengths: LengthModel = field(default_factory=LengthModel)
     came: list[Came] = field(default_factory=list)
 
@@ -137,8 +139,9 @@ class _World:
         backlog = sum(request.tenant.prompt_tokens for request in self._waiting)
         load = Load(running, self._in_flight - running, backlog, SLOTS - running)
         expected = self._speed.estimate(load, tenant.prompt_tokens, now_s)
+        level = tenant.calibration.level(tenant.policy.objectives.share)
         ask = Ask(tenant.prompt_tokens, tenant.prompt_tokens)
-        decision = plan(ask, tenant.policy, tenant.lengths.estimate(now_s), expected, 4096)
+        decision = plan(ask, tenant.policy, tenant.lengths.estimate(now_s), expected, 4096, level=level)
         assert isinstance(decision, Decision)
         rng = self._rng
         arrived_s = now_s + self._relay_s() + (self._nature.connect_s * rng.random() if first else 0.0)
@@ -184,6 +187,7 @@ class _World:
             ended_s - request.began_s,
         )
         self._speed.learn(request.expected, seen, now_s)
+        tenant.calibration.note(request.decision.share, latency_s <= request.decision.predicted_s)
         tenant.lengths.learn_answer(request.answered, now_s)
         if request.decision.mode is Mode.THINK:
             tenant.lengths.learn_reasoning(request.reasoning, request.stopped)

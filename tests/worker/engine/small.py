@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
 from random import Random
+from typing import TypeVar
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -113,7 +114,10 @@ class RecordingRunner(Runner):
         return super().run(plan)
 
 
-def make_runner(model: Model, settings: EngineSettings) -> RecordingRunner:
+R = TypeVar("R", bound=RecordingRunner)
+
+
+def make_runner(model: Model, settings: EngineSettings, kind: type[R]) -> R:
     pools = Pools.allocate(
         model.config,
         slots=settings.slots + settings.checkpoints,
@@ -125,7 +129,7 @@ def make_runner(model: Model, settings: EngineSettings) -> RecordingRunner:
     # What a slot or page held before must not matter.
     for pool in (*pools.conv, *pools.ssm, *pools.keys, *pools.values):
         pool.fill_(1e3)
-    return RecordingRunner(model.network, pools, settings.page_tokens)
+    return kind(model.network, pools, settings.page_tokens)
 
 
 def make_settings(**sizes: int) -> EngineSettings:
@@ -151,7 +155,7 @@ def recorded_engine(
     model: Model, clock: Callable[[], float] | None = None, **sizes: int
 ) -> tuple[Engine, RecordingRunner]:
     settings = make_settings(**sizes)
-    runner = make_runner(model, settings)
+    runner = make_runner(model, settings, RecordingRunner)
     return Engine(runner, model.chat, settings, clock or Clock()), runner
 
 

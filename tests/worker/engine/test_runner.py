@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from tests.worker.engine.small import CPU, make_request, make_runner, make_settings, small_model
+from tests.worker.engine.small import (
+    CPU,
+    RecordingRunner,
+    make_request,
+    make_runner,
+    make_settings,
+    small_model,
+)
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.runner import Runner
 from worker.engine.sampling import Sampling
@@ -30,7 +37,7 @@ def logits_after(runner: Runner, tokens: list[int]) -> torch.Tensor:
 
 @torch.inference_mode()
 def test_decodes_and_pieces_of_any_place_are_computed_in_one_step() -> None:
-    runner = make_runner(MODEL, make_settings(slots=5, pages=20))
+    runner = make_runner(MODEL, make_settings(slots=5, pages=20), RecordingRunner)
     decoding = sequence([5, 6, 7, 8, 9, 10, 11, 12, 13], slot=3, pages=[9, 7])
     beginning = sequence([20, 21, 22], slot=1, pages=[8])
     going_on = sequence([30] * 21, slot=2, pages=[10, 15, 11])
@@ -48,7 +55,7 @@ def test_decodes_and_pieces_of_any_place_are_computed_in_one_step() -> None:
 
 @torch.inference_mode()
 def test_tokens_behind_the_piece_are_not_fed() -> None:
-    runner = make_runner(MODEL, make_settings(slots=2, pages=8))
+    runner = make_runner(MODEL, make_settings(slots=2, pages=8), RecordingRunner)
     runner.pools.clear_slot(1)
     [row] = runner.run(Plan([], [Piece(sequence([5, 6, 7, 8], slot=1, pages=[5]), 2)]))
     torch.testing.assert_close(row, logits_after(runner, [5, 6]), rtol=1e-4, atol=1e-4)
