@@ -36,8 +36,8 @@ class Decision:
 
     reason_until_s: when reasoning is told to end; None without a promise in time. deadline_s: what is owed,
     the tighter of the tenant's and the caller's. predicted_s: calibrated quantile at `share` of the time to
-    the end. promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the tenant's
-    policy takes its best effort instead.
+    the end. promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the
+    tenant's policy takes its best effort instead.
     """
 
     mode: Mode

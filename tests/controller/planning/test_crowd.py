@@ -1,5 +1,6 @@
 """Tenants of different deadlines at one worker, all at once."""
 
+import math
 from statistics import mean
 
 import pytest
@@ -42,6 +43,11 @@ def kept(came: list[Came]) -> float:
     return mean(request.kept for request in came)
 
 
+def covered(came: list[Came]) -> float:
+    """The share that ended within what was predicted."""
+    return mean(request.latency_s <= request.decision.predicted_s for request in came)
+
+
 def promised(came: list[Came]) -> float:
     return mean(request.decision.promised_probability for request in came)
 
@@ -64,3 +70,14 @@ def test_promises_hold_through_a_slow_down_once_it_was_seen() -> None:
     hurried = tenant(0.2)
     run([tenant(10.0, 0.9), hurried], 800, seed=3, nature=Nature(slowness=lambda now_s: 1 + (now_s > 10)))
     assert kept(hurried.came[-300:]) >= promised(hurried.came[-300:]) - 0.02
+
+
+def test_predictions_come_true_as_often_as_they_say_while_the_worker_drifts() -> None:
+    tenants = [tenant(10.0, 0.9), tenant(0.3), tenant(0.05, 0.8)]
+    run(tenants, 900, seed=4, nature=Nature(slowness=lambda now_s: 1 + 0.5 * math.sin(now_s / 3) ** 2))
+    for each in tenants:
+        settled = each.came[300:]
+        assert covered(settled) >= each.policy.objectives.share - 0.02
+        assert kept(settled) >= promised(settled) - 0.02
+    # With this much room nothing but the prediction decides whether it comes true.
+    assert covered(tenants[0].came[300:]) == pytest.approx(0.9, abs=0.02)
