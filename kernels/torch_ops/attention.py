@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.layout import PrefillIndex
+from kernels.torch_ops.runs import consecutive
 
 # Past tokens that a prefill piece attends to at once: bounds the copy of their keys and values.
 _PAST_BLOCK = 16384
@@ -151,9 +152,15 @@ def _decode(q: Tensor, k_pages: Tensor, v_pages: Tensor, page_table: Tensor, con
     page_tokens, kv_heads = k_pages.shape[1:3]
     longest = max(contexts)
     pages = page_table[:, : -(-longest // page_tokens)].flatten()
-    shape = (count, -1, kv_heads, width)
-    keys = k_pages.index_select(0, pages).view(shape)[:, :longest].transpose(1, 2).type_as(q)
-    values = v_pages.index_select(0, pages).view(shape)[:, :longest].transpose(1, 2).type_as(q)
+    # A long context is best read where it lies.
+    run = consecutive(pages) if count == 1 else None
+    keys, values = (
+        (pool.index_select(0, pages) if run is None else pool[run])
+        .view(count, -1, kv_heads, width)[:, :longest]
+        .transpose(1, 2)
+        .type_as(q)
+        for pool in (k_pages, v_pages)
+    )
     mask = None
     if min(contexts) < longest:
         lengths = torch.tensor(contexts, device=q.device).unsqueeze(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.layout import PrefillIndex
-from kernels.torch_ops.slots import consecutive
+from kernels.torch_ops.runs import consecutive
 
 
 def conv_prefill(

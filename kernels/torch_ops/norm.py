@@ -42,4 +42,4 @@ def _root_mean_square(x: Tensor, eps: float) -> Tensor:
 def _constants(width: int, eps: float) -> tuple[Tensor, Tensor]:
     """(1 / √width, √ε). An operation takes a tensor of one number in half the time of a Python number."""
     with torch.inference_mode(False):  # usable in training too
-        return torch.tensor(width**-0.5), torch.tensor(math.sqrt(eps))
+        return torch.tensor(width**-0.5, device="cpu"), torch.tensor(math.sqrt(eps), device="cpu")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import PrefillIndex
-from kernels.torch_ops.slots import consecutive, neighbourhood, spread
+from kernels.torch_ops.runs import consecutive, neighbourhood, spread
 
 
 def scan_prefill(
