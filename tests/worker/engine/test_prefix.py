@@ -133,6 +133,37 @@ def test_a_request_that_cannot_start_yet_evicts_nothing() -> None:
     assert outcomes["hit"].end.cached_tokens == 32
 
 
+def test_a_request_needs_no_room_for_what_its_checkpoint_holds() -> None:
+    engine = make_engine(MODEL, checkpoints=1, pages=10, page_tokens=8)
+    prompt = [*SYSTEM, 5]
+    for n in range(2):
+        run(engine, make_request(MODEL, f"{n}", prompt=prompt, shared=len(SYSTEM), reasoning=0, answer=2))
+    # 4 pages of system text, which both share, and 3 of their own.
+    requests = [
+        make_request(MODEL, name, prompt=prompt, shared=len(SYSTEM), reasoning=0, answer=18) for name in "ab"
+    ]
+    for request in requests:
+        engine.submit(request)
+    outcomes = Outcomes()
+    outcomes.take(engine.step())
+    assert engine.load().running == 2
+    assert engine.load().free_pages == 0
+    run(engine, outcomes=outcomes)
+    assert [outcomes[name].end.cached_tokens for name in "ab"] == [32, 32]
+
+
+def test_checkpoints_stay_where_slots_are_wanted_and_not_pages() -> None:
+    engine = make_engine(MODEL, checkpoints=1, slots=1)
+    for n in range(2):
+        run(engine, sharing(f"{n}", n))
+    outcomes = Outcomes()
+    engine.submit(make_request(MODEL, "low", priority=1, reasoning=30))
+    outcomes.take(engine.step())
+    run(engine, make_request(MODEL, "high"), outcomes=outcomes)
+    assert outcomes["low"].end.preemptions == 1
+    assert run(engine, sharing("hit", 5))["hit"].end.cached_tokens == 32
+
+
 # The cache by itself.
 
 

@@ -130,6 +130,20 @@ def test_pages_that_are_shared_do_not_count_twice_as_room() -> None:
     assert engine.load().waiting == 3
 
 
+def test_nobody_is_preempted_for_pages_that_its_other_samples_hold_too() -> None:
+    engine = make_engine(MODEL, pages=20, page_tokens=4, slots=8)
+    # 6 pages; then 12, of which the prompt's 6 are held three times.
+    high = make_request(MODEL, "high", prompt=PROMPT, reasoning=0, answer=12)
+    low = make_request(MODEL, "low", prompt=PROMPT * 2, reasoning=0, answer=8, priority=1, samples=3)
+    assert started_together(engine, high, low) == {"high", "low"}
+    larger = make_request(MODEL, "larger", prompt=PROMPT * 4, reasoning=0, answer=12)
+    assert started_together(engine, larger) == set(), "it needs 15, and 14 could be had"
+    assert engine.load().running == 4
+    engine.cancel("larger")
+    fitting = make_request(MODEL, "fitting", prompt=PROMPT * 4, reasoning=0, answer=8)
+    assert started_together(engine, fitting) == {"fitting"}
+
+
 def test_the_samples_of_a_prompt_that_is_being_computed_are_preempted_and_resumed_together() -> None:
     engine, outcomes = make_engine(MODEL, slots=3, idle_step_tokens=8), Outcomes()
     low = make_request(MODEL, "low", prompt=PROMPT * 3, priority=1, samples=3)
