@@ -1,5 +1,5 @@
-"""Slots and pages are used where they lie in a pool when they lie together: on a CPU, gathering and scattering
-states costs more than the arithmetic.
+"""Slots and pages are used where they lie in a pool when they lie together: on a CPU, gathering and
+scattering states costs more than the arithmetic.
 """
 
 from __future__ import annotations
