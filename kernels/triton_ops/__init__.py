@@ -1,8 +1,9 @@
 """The kernels in Triton, for NVIDIA GPUs from sm_80 on. Each has its twin's signature (kernels.torch_ops)
 and its own file, which says how it is tiled, what it must move and how fast it should be.
 
-Tiles are pinned by shape (kernels.triton_ops.tiles), not searched for: another tile changes the last bits
-of a result.
+They are for models in bf16 or fp16; in fp32 they are right, but those with matrix products spill. Tiles are
+pinned by shape (kernels.triton_ops.tiles), not searched for: another tile changes the last bits of a
+result.
 """
 
 from kernels.triton_ops.attention_decode import attention_decode

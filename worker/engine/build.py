@@ -64,15 +64,17 @@ def load_model(
     dummy: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """Loads a Hugging Face model directory. kernels: see `kernels_for`. dummy: with random weights, for
-    measuring a shape without its checkpoint. progress: see `load_network`.
+    """Loads a Hugging Face model directory. kernels: see `kernels_for`; by default those of PyTorch for an
+    fp32 model. dummy: with random weights, for measuring a shape without its checkpoint. progress: see
+    `load_network`.
 
     Raises UnsupportedModelError, CheckpointError or OSError; the message names the file. ValueError and
     ImportError are those of `kernels_for`.
     """
     config = ModelConfig.load(directory)
     chat = Chat.load(directory, config.end_token_ids)
-    chosen = kernels_for(device, kernels)
+    # Triton's tiles are for numbers of two bytes: in fp32 they would spill their registers.
+    chosen = kernels_for(device, kernels or ("torch" if dtype == torch.float32 else None))
     if dummy:
         network = Network(config, DummyTensors(device=device, dtype=dtype), chosen, dtype=dtype)
     else:
@@ -140,8 +142,9 @@ def prefill_tokens(options: EngineOptions, device_type: str) -> tuple[int, int]:
     """Prefill tokens of a step while something decodes, and while nothing does.
 
     What `options` leave open is chosen so that a step beside decodes takes a few times as long as theirs
-    alone, and one without them is near the best throughput, but still short: a request that arrives meanwhile
-    waits for it. On a GPU a decode step waits for memory, and some hundred tokens more cost little.
+    alone, and one without them is near the best throughput, but still short: a request that arrives
+    meanwhile waits for it. On a GPU a decode step waits for memory, and some hundred tokens more cost
+    little.
     """
     step, idle = (64, 512) if device_type == "cpu" else (512, 2048)
     return options.step_tokens or step, options.idle_step_tokens or idle
