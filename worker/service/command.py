@@ -25,6 +25,7 @@ from worker.engine.engine import Engine
 from worker.engine.memory import parse_bytes, plan_memory
 from worker.model.chat import Chat
 from worker.model.config import ModelConfig
+from worker.model.heap import keep_freed_memory
 from worker.model.progress import loading_bar
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     try:
         if options.plan_memory:
             print(_memory_plan(options))
