@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from controller.policy.check import as_json, as_text, check
 from controller.policy.diff import as_text as changes_text
 from controller.policy.diff import differences
 from controller.policy.document import PolicyError
+from controller.policy.explain import DEFAULT_INPUT_TOKENS, TYPICAL, Case, WorkerSpeed, explain
 from controller.policy.loading import load_policy
 from controller.policy.reference import reference_text, schema_text
+from controller.policy.schema import did_you_mean
+from controller.policy.units import parse_count
 
 EXIT_TROUBLE = 2
 
@@ -32,6 +35,50 @@ def _check(options: argparse.Namespace) -> int:
     return max(report.exit_code(options.strict) for report in reports)
 
 
+def _explain(options: argparse.Namespace) -> int:
+    try:
+        policy = load_policy(options.file, None)
+        worker = TYPICAL
+        if options.speed is not None:
+            worker = WorkerSpeed.from_description(options.speed.read_text(), f"from {options.speed}")
+    except PolicyError as error:
+        return _trouble(str(error))
+    except (OSError, ValueError) as error:
+        return _trouble(f"{options.speed}: {error}")
+    tenant = policy.tenants.get(options.tenant)
+    if tenant is None:
+        near = did_you_mean(options.tenant, policy.tenants)
+        return _trouble(f"{options.file}: {options.tenant!r} is not a tenant{near}")
+    case = Case(dict(options.label), options.input_tokens, options.load, worker)
+    sys.stdout.write(explain(tenant, case))
+    return 0
+
+
+def _trouble(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return EXIT_TROUBLE
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=VALUE")
+    return name, value
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = parse_count(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is too few; at least {least}")
+        return number
+
+    return parse
+
+
 def _schema(options: argparse.Namespace) -> int:
     sys.stdout.write(schema_text())
     return 0
@@ -46,8 +93,7 @@ def _diff(options: argparse.Namespace) -> int:
     try:
         before, after = (load_policy(file, None) for file in (options.before, options.after))
     except PolicyError as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_TROUBLE
+        return _trouble(str(error))
     changes = differences(before, after)
     sys.stdout.write(changes_text(changes))
     return 1 if changes else 0
@@ -70,6 +116,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_check)
+
+    command = commands.add_parser(
+        "explain",
+        help="tell how a request would be planned, and why",
+        description="Tells which rule a request falls under, how a controller that has just started would "
+        "plan it, why, and what would have to change for more thinking. "
+        "Exit code: 0, or 2 when a file cannot be used.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("--tenant", required=True, metavar="NAME")
+    command.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        type=_label,
+        metavar="LABEL=VALUE",
+        help="a label that the request carries; may be given several times",
+    )
+    command.add_argument(
+        "--input-tokens", type=_number(1), default=DEFAULT_INPUT_TOKENS, metavar="N", help="(%(default)s)"
+    )
+    command.add_argument(
+        "--load", type=_number(0), default=0, metavar="N", help="requests running beside it (%(default)s)"
+    )
+    command.add_argument(
+        "--speed",
+        type=Path,
+        metavar="FILE",
+        help="the worker's answer to DescribeWorker, as JSON; default: a typical one, which the output tells",
+    )
+    command.set_defaults(run=_explain)
 
     command = commands.add_parser(
         "diff",
