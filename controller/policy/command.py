@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from controller.policy.case import DEFAULT_INPUT_TOKENS, TYPICAL, Case, WorkerSpeed
 from controller.policy.check import as_json, as_text, check
 from controller.policy.diff import as_text as changes_text
 from controller.policy.diff import differences
 from controller.policy.document import PolicyError
-from controller.policy.explain import DEFAULT_INPUT_TOKENS, TYPICAL, Case, WorkerSpeed, explain
+from controller.policy.explain import explain
 from controller.policy.loading import load_policy
 from controller.policy.reference import reference_text, schema_text
 from controller.policy.schema import did_you_mean
@@ -30,7 +31,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     environ = os.environ if options.keys else None
-    reports = [check(file, environ) for file in options.files]
+    case = None
+    if options.speed is not None:
+        try:
+            case = _case(options, {})
+        except ValueError as error:
+            return _trouble(str(error))
+    reports = [check(file, environ, case) for file in options.files]
     sys.stdout.write(as_json(reports) if options.json else as_text(reports))
     return max(report.exit_code(options.strict) for report in reports)
 
@@ -38,20 +45,28 @@ def _check(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     try:
         policy = load_policy(options.file, None)
-        worker = TYPICAL
-        if options.speed is not None:
-            worker = WorkerSpeed.from_description(options.speed.read_text(), f"from {options.speed}")
-    except PolicyError as error:
+        case = _case(options, dict(options.label))
+    except (PolicyError, ValueError) as error:
         return _trouble(str(error))
-    except (OSError, ValueError) as error:
-        return _trouble(f"{options.speed}: {error}")
     tenant = policy.tenants.get(options.tenant)
     if tenant is None:
         near = did_you_mean(options.tenant, policy.tenants)
         return _trouble(f"{options.file}: {options.tenant!r} is not a tenant{near}")
-    case = Case(dict(options.label), options.input_tokens, options.load, worker)
     sys.stdout.write(explain(tenant, case))
     return 0
+
+
+def _case(options: argparse.Namespace, labels: Mapping[str, str]) -> Case:
+    """The request that the options describe. Raises ValueError when the speed cannot be had."""
+    worker = TYPICAL
+    if options.speed is not None:
+        try:
+            worker = WorkerSpeed.from_description(options.speed.read_text(), f"from {options.speed}")
+        except OSError as error:
+            raise ValueError(f"{options.speed}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{options.speed}: {error}") from None
+    return Case(labels, options.input_tokens, options.load, worker)
 
 
 def _trouble(message: str) -> int:
@@ -115,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keys", action="store_true", help="look also whether the variables that hold API keys are set"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
+    _add_case(command, "default: whether promises can be kept is not looked at")
     command.set_defaults(run=_check)
 
     command = commands.add_parser(
@@ -134,18 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LABEL=VALUE",
         help="a label that the request carries; may be given several times",
     )
-    command.add_argument(
-        "--input-tokens", type=_number(1), default=DEFAULT_INPUT_TOKENS, metavar="N", help="(%(default)s)"
-    )
-    command.add_argument(
-        "--load", type=_number(0), default=0, metavar="N", help="requests running beside it (%(default)s)"
-    )
-    command.add_argument(
-        "--speed",
-        type=Path,
-        metavar="FILE",
-        help="the worker's answer to DescribeWorker, as JSON; default: a typical one, which the output tells",
-    )
+    _add_case(command, "default: a typical one, which the output tells")
     command.set_defaults(run=_explain)
 
     command = commands.add_parser(
@@ -164,3 +169,22 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reference", help="print the reference of the file's keys, in Markdown")
     command.set_defaults(run=_reference)
     return parser
+
+
+def _add_case(command: argparse.ArgumentParser, without_speed: str) -> None:
+    command.add_argument(
+        "--speed",
+        type=Path,
+        metavar="FILE",
+        help=f"the worker's answer to DescribeWorker, as JSON; {without_speed}",
+    )
+    command.add_argument(
+        "--input-tokens",
+        type=_number(1),
+        default=DEFAULT_INPUT_TOKENS,
+        metavar="N",
+        help="of the request that is planned (%(default)s)",
+    )
+    command.add_argument(
+        "--load", type=_number(0), default=0, metavar="N", help="requests running beside it (%(default)s)"
+    )

@@ -95,6 +95,38 @@ def test_keys_are_looked_for_only_where_that_is_asked_for(
     assert "tenants[0].key.env: environment variable UNSET is not set\n" in said
 
 
+SPEED = {
+    "limits": {"maxSequenceTokens": 4096},
+    "speed": {"decode": [{"batchSize": 1, "step": "0.010s"}], "prefillTokensPerS": 10000},
+}
+
+
+def test_with_a_speed_promises_that_cannot_be_kept_are_told(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("speed.json").write_text(json.dumps(SPEED))
+    file.write_text(
+        HEAD + "tenants:\n  - name: slow\n    objectives: {deadline: 60s}\n"
+        "    rules:\n      - match: {task: triage}\n        objectives: {deadline: 60ms}\n"
+        "      - match: {task: other}\n        mode: no_think\n"
+    )
+    assert run(capsys, "--strict", file)[0] == 0
+    status, said = run(capsys, "--strict", "--speed", "speed.json", "--input-tokens", "1k", file)
+    assert status == 1
+    told, usable = said.splitlines()
+    assert told.startswith(
+        "policy.yaml:6:9: warning: tenants[0].rules[0]: the promise does not hold for 1000 input tokens "
+        "beside 0 other requests: 60 ms at p95: wait "
+    )
+    assert usable.startswith("policy.yaml: can be used: ")
+
+
+def test_a_speed_that_cannot_be_read_is_code_2(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD)
+    assert main(["check", "--speed", "missing.json", str(file)]) == 2
+    assert capsys.readouterr().err == "missing.json: cannot be read: No such file or directory\n"
+
+
 def test_the_installed_command_checks() -> None:
     command = [str(Path(sys.executable).with_name("curfew")), "policy", "check", str(DEMO)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -10,8 +10,9 @@ import pytest
 
 from controller.planning.decision import Decision, Mode, Refusal
 from controller.policy import TenantPolicy, parse_policy
+from controller.policy.case import TYPICAL, Case
 from controller.policy.command import main
-from controller.policy.explain import TYPICAL, Case, explain
+from controller.policy.explain import explain
 from controller.policy.units import format_duration
 
 POLICY = """\
