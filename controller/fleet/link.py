@@ -9,6 +9,7 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health_pb2
 
+from controller import wire
 from controller.fleet.worker import Worker
 from curfew.v1 import worker_pb2, worker_pb2_grpc
 
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 POLL_TIMEOUT_S = 2.0
+ADJUST_TIMEOUT_S = 1.0
 SILENCE_S = 3.0
 """After so long without a word a worker is lost; more than a poll that timed out and the next."""
 WATCH_AGAIN_S = 0.25
@@ -51,6 +53,7 @@ class Link:
         stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._describe = stub.DescribeWorker
         self._generate = stub.Generate
+        self._adjust = stub.AdjustBudget
         self._watch = self._channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -76,6 +79,11 @@ class Link:
     ) -> GenerateCall:
         """Sends a request. The caller of this owns the call and must cancel it when it stops reading."""
         return self._generate(request, timeout=timeout_s)
+
+    async def move_reasoning_end(self, request_id: str, in_s: float) -> None:
+        """Has a running request's reasoning end so many seconds from now. Raises AioRpcError."""
+        end = worker_pb2.AdjustBudgetRequest(request_id=request_id, reason_until=wire.duration(in_s))
+        await self._adjust(end, timeout=ADJUST_TIMEOUT_S)
 
     def lose(self, why: str) -> None:
         """Stops choosing the worker until it is heard of again."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from controller.planning.in_flight import Course
+
 
 class Mode(Enum):
     """Whether a request reasons before it answers."""
@@ -37,7 +39,8 @@ class Decision:
     reason_until_s: when reasoning is told to end; None without a promise in time. deadline_s: what is owed,
     the tighter of the tenant's and the caller's. predicted_s: calibrated quantile at `share` of the time to
     the end. promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the
-    tenant's policy takes its best effort instead.
+    tenant's policy takes its best effort instead. course: what `reason_until_s` follows from; None
+    without it.
     """
 
     mode: Mode
@@ -51,6 +54,7 @@ class Decision:
     promised_probability: float
     keeps_promise: bool
     why: str
+    course: Course | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from controller.planning.calibration import Level
 from controller.planning.decision import Ask, Decision, Mode, Refusal
 from controller.planning.explain import arithmetic
 from controller.planning.forecast import Forecast, Pace, Times
+from controller.planning.in_flight import Course
 from controller.planning.lengths import LengthEstimate
 from controller.planning.speed import SpeedEstimate
 from controller.policy import ModePolicy, Otherwise, TenantPolicy
@@ -74,6 +75,9 @@ def plan(
         promised_probability=_probability(times.deadline_s, level, predicted_s, forecast, shape),
         keeps_promise=keeps_promise,
         why=f"{numbers} {verdict}; {_choice(budget, bounds, times.room_tokens(pace), tenant)}",
+        course=None
+        if shape.reason_until_s is None
+        else Course(times, pace, shape.budget + shape.grace, shape.grace),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 import grpc
@@ -10,13 +12,17 @@ from controller import wire
 from controller.fleet import Fleet, Sent
 from controller.fleet.link import GenerateCall
 from controller.planning.decision import Mode
+from controller.planning.in_flight import Watch
 from controller.planning.speed import Observation
 from controller.policy import Objectives
+from controller.policy.units import format_duration as shown
 from controller.service.outbox import Outbox
 from controller.service.placement import Placement
 from controller.service.tenants import Tenant
 from controller.service.upstream import caller_error, lost
 from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
+
+log = logging.getLogger(__name__)
 
 STOPPED_BY_ITSELF = (generation_pb2.REASONING_END_NATURAL, generation_pb2.REASONING_END_LOOP)
 CUT = (generation_pb2.REASONING_END_BUDGET, generation_pb2.REASONING_END_DEADLINE)
@@ -31,6 +37,7 @@ class Generation:
 
     def __init__(
         self,
+        request_id: str,
         placement: Placement,
         objectives: Objectives,
         tenant: Tenant,
@@ -39,6 +46,7 @@ class Generation:
         receipt_s: float,
         clock: Callable[[], float],
     ) -> None:
+        self._request_id = request_id
         self._placement = placement
         self._objectives = objectives
         self._tenant = tenant
@@ -50,6 +58,11 @@ class Generation:
         self._first_token_s: float | None = None
         self._first_answer_token_s: float | None = None
         self._delivered_tokens = 0
+        decision = placement.decision
+        self._watch: Watch | None = None
+        if decision.course is not None and decision.reason_until_s is not None:
+            self._watch = Watch(decision.course, decision.reason_until_s)
+        self._adjusting: asyncio.Task[None] | None = None
         self.ended = False
         """Whether the request was answered or failed, and was counted as such."""
 
@@ -77,6 +90,9 @@ class Generation:
             error = caller_error(failure, self._worker.address, self._delivered_tokens)
         except Exception as unforeseen:  # raised again where the caller is served
             error = unforeseen
+        finally:
+            if self._adjusting is not None:
+                self._adjusting.cancel()
         if error is not None and not self.ended:
             self.ended = True
             self._tenant.standing.note_failed()
@@ -89,8 +105,35 @@ class Generation:
                 self._first_token_s = now_s
             if delta.phase == generation_pb2.PHASE_ANSWER:
                 self._first_answer_token_s = now_s
+            elif delta.phase == generation_pb2.PHASE_REASONING and self._watch is not None:
+                self._look(self._watch, self._delivered_tokens + len(delta.token_ids), now_s, outbox)
         self._delivered_tokens += len(delta.token_ids)
         outbox.put_delta(delta)
+
+    def _look(self, watch: Watch, reasoning_tokens: int, now_s: float, outbox: Outbox) -> None:
+        """Moves the end of the reasoning where its pace asks for it; one change at a time."""
+        until_s = watch.look(reasoning_tokens, now_s)
+        if until_s is not None and (self._adjusting is None or self._adjusting.done()):
+            self._adjusting = asyncio.create_task(self._adjust(watch, until_s, outbox))
+
+    async def _adjust(self, watch: Watch, until_s: float, outbox: Outbox) -> None:
+        elapsed_s = self._clock() - self._receipt_s
+        try:
+            await self._placement.link.move_reasoning_end(self._request_id, max(0.0, until_s - elapsed_s))
+        except grpc.aio.AioRpcError as failure:
+            # It has just ended, or goes on as planned.
+            log.debug("request %s was not adjusted: %s", self._request_id, failure.details())
+            return
+        moved = "earlier" if until_s < watch.reason_until_s else "later"
+        watch.reason_until_s = until_s
+        budget = wire.budget(self._placement.decision, elapsed_s=0.0)
+        budget.reason_until.CopyFrom(wire.duration(until_s))
+        why = (
+            f"{shown(watch.step_s)} per token instead of {shown(watch.planned_step_s)}: "
+            f"reasoning ends {moved}, {shown(until_s)} from receipt"
+        )
+        adjustment = reasoning_pb2.BudgetAdjustment(budget=budget, why=why)
+        outbox.put(reasoning_pb2.GenerateResponse(adjustment=adjustment))
 
     def _settle(self, done: worker_pb2.WorkerCompletion) -> reasoning_pb2.Completion:
         """Learns from a completion, counts it, and tells the caller what came of the promises."""

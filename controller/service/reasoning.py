@@ -64,7 +64,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
             outbox = Outbox()
             sent = self._fleet.send(placement.link.worker, placement.ask.prompt_tokens)
             generation = Generation(
-                placement, policy.objectives, tenant, self._fleet, sent, receipt_s, self._clock
+                request_id, placement, policy.objectives, tenant, self._fleet, sent, receipt_s, self._clock
             )
             call = placement.link.generate(
                 _worker_request(request_id, request, placement, policy.priority, self._clock() - receipt_s),

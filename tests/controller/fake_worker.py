@@ -5,6 +5,7 @@ with scripted lengths and steps of a fixed time.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
@@ -34,13 +35,14 @@ class Script:
     """What the model does with every request.
 
     reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. step_s: of every
-    step. refuse_with: raised at once. fail_after, pause_after: tokens after which `failure` is raised, or
-    `go_on` awaited.
+    step, which really takes slow_step_s if that is set. refuse_with: raised at once. fail_after, pause_after:
+    tokens after which `failure` is raised, or `go_on` awaited.
     """
 
     reasoning: int = 20
     answer: str = "it is 42"
     step_s: float = 0.001
+    slow_step_s: float | None = None
     refuse_with: Exception | None = None
     fail_after: int | None = None
     failure: Exception = field(default_factory=lambda: RpcError(grpc.StatusCode.UNAVAILABLE, "secret"))
@@ -56,6 +58,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.script = script or Script()
         self.address = f"127.0.0.1:{port}"
         self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
+        self.adjusted: list[worker_pb2.AdjustBudgetRequest] = []
+        self._runs: dict[str, _Run] = {}
         self.waiting, self.running, self.cancelled = 0, 0, 0
         self.paused = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -99,7 +103,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.running += 1
         finished = False
         try:
-            run = _Run(self.script, request, received_s)
+            run = self._runs[request.request_id] = _Run(self.script, request, received_s)
             yield Response(started=run.started(), load=self._load())
             for tokens, delta in enumerate(run.deltas()):
                 if tokens == self.script.pause_after:
@@ -107,7 +111,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                     await self.go_on.wait()
                 if tokens == self.script.fail_after:
                     raise self.script.failure
-                await asyncio.sleep(self.script.step_s)
+                await asyncio.sleep(self.script.slow_step_s or self.script.step_s)
                 run.note(delta)
                 yield Response(delta=delta)
             finished = True
@@ -115,6 +119,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             self.cancelled += not finished
             self.running -= 1
+            self._runs.pop(request.request_id, None)
             self._free.release()
             if self.running == self.waiting == 0:
                 self.idle.set()
@@ -139,7 +144,12 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def AdjustBudget(
         self, request: worker_pb2.AdjustBudgetRequest, context: AdjustContext
     ) -> worker_pb2.AdjustBudgetResponse:
-        raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "not scripted")
+        self.adjusted.append(request)
+        run = self._runs.get(request.request_id)
+        if run is None:
+            raise RpcError(grpc.StatusCode.NOT_FOUND, "does not run here")
+        run.until_s = time.monotonic() - run.received_s + wire.seconds(request.reason_until)
+        return worker_pb2.AdjustBudgetResponse()
 
     def _load(self) -> worker_pb2.WorkerLoad:
         free = self._limits.slots - self.running
@@ -154,7 +164,9 @@ class _Run:
     def __init__(
         self, script: Script, request: worker_pb2.WorkerServiceGenerateRequest, received_s: float
     ) -> None:
-        self._script, self._budget, self._received_s = script, request.budget, received_s
+        self._script, self._budget, self.received_s = script, request.budget, received_s
+        until = request.budget.reason_until
+        self.until_s = wire.seconds(until) if request.budget.HasField("reason_until") else math.inf
         self._queue_s = time.monotonic() - received_s
         self._prompt = FORMAT_TOKENS + sum(len(turn.content.encode()) for turn in request.messages)
         self._thinks = request.mode == pb.MODE_THINK
@@ -177,9 +189,8 @@ class _Run:
 
     def _reasoning(self) -> Iterator[pb.Delta]:
         limit = self._budget.reasoning_tokens + self._budget.grace_tokens
-        until_s = wire.seconds(self._budget.reason_until)
         for number in range(self._script.reasoning):
-            late = self._budget.HasField("reason_until") and self._elapsed_s() >= until_s
+            late = self._elapsed_s() >= self.until_s
             if number == limit or late:
                 self._end = pb.REASONING_END_DEADLINE if late else pb.REASONING_END_BUDGET
                 yield pb.Delta(phase=pb.PHASE_FORCED, token_ids=[1] * CLOSING_TOKENS)
@@ -217,4 +228,4 @@ class _Run:
         )
 
     def _elapsed_s(self) -> float:
-        return time.monotonic() - self._received_s
+        return time.monotonic() - self.received_s

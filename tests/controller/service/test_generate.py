@@ -317,3 +317,20 @@ async def test_many_callers_at_once_are_all_answered() -> None:
     assert len({answer.plan.request_id for answer in answers}) == 30
     assert (counted.requests, counted.answered, counted.output_tokens) == (30, 30, 30 * 13)
     assert counted.reasoning_tokens == 300
+
+
+async def test_a_worker_that_slows_down_ends_its_reasoning_earlier_and_the_caller_is_told() -> None:
+    script = Script(reasoning=190, step_s=0.001, slow_step_s=0.006)
+    policy = POLICY.replace(
+        "{deadline: 600ms}\n    budget: {max: 40}", "{deadline: 700ms}\n    budget: {max: 190, answer: 60}"
+    )
+    async with FakeWorker(script) as worker, controller([worker.address], policy) as door:
+        answer = await door.generate("support")
+    adjustments = [event.adjustment for event in answer.events if event.HasField("adjustment")]
+    assert len(adjustments) == len(worker.adjusted) >= 1
+    planned_s = wire.seconds(answer.plan.budget.reason_until)
+    ends_s = [wire.seconds(adjustment.budget.reason_until) for adjustment in adjustments]
+    assert all(end_s < planned_s for end_s in ends_s)
+    assert "reasoning ends earlier" in adjustments[0].why
+    assert {request.request_id for request in worker.adjusted} == {answer.plan.request_id}
+    assert answer.text(ANSWER) == "it is 42"
