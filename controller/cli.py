@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # It tells of every change in the policy's directory, be it to another file.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
         policy = LivePolicy(lambda: load_policy(options.policy, os.environ))
     except PolicyError as error:

@@ -1,7 +1,7 @@
 """A request to try a policy on.
 
-The decision is the planner's own, for a worker of which only the speed is known and a tenant that has shown no
-answers yet: that of a controller that has just started.
+The decision is the planner's own, for a worker of which only the speed is known and a tenant that has shown
+no answers yet: that of a controller that has just started.
 """
 
 from __future__ import annotations

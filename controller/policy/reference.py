@@ -63,23 +63,23 @@ server for YAML, this first line brings completion, descriptions and errors whil
 
 ## Before it acts
 
-- `curfew policy check FILE…` finds what a schema cannot: contradictions, names that lead nowhere, floors that a
-  curve does not reach, rules that never apply. Each with its line and column; exit code 0, 1 for errors (with
-  `--strict` also for warnings), 2 for files that cannot be read; `--json` for programs. With `--speed FILE` also
-  promises that cannot be kept; the file is what a worker answers to `DescribeWorker`:
+- `curfew policy check FILE…` finds what a schema cannot: contradictions, names that lead nowhere, floors that
+  a curve does not reach, rules that never apply. Each with its line and column; exit code 0, 1 for errors
+  (with `--strict` also for warnings), 2 for files that cannot be read; `--json` for programs. With
+  `--speed FILE` also promises that cannot be kept; the file is what a worker answers to `DescribeWorker`:
   `grpcurl -plaintext WORKER curfew.v1.WorkerService/DescribeWorker > FILE`.
-- `curfew policy explain FILE --tenant NAME [--label LABEL=VALUE]…` tells which rule a request falls under, how
-  it would be planned, with the arithmetic, and what would have to change for more thinking.
+- `curfew policy explain FILE --tenant NAME [--label LABEL=VALUE]…` tells which rule a request falls under,
+  how it would be planned, with the arithmetic, and what would have to change for more thinking.
 - `curfew policy diff A B` tells what changes for whom, in effect and not in text.
 
 ## While it acts
 
 A controller watches the file's directory and takes a changed file into force at once, also when a Kubernetes
-ConfigMap is swapped. Requests that run keep the policy that they began with. A file with errors changes nothing:
-it is logged, `AdminService.GetPolicy` shows it as `rejected`, and `AdminService.ReloadPolicy`, which reads the
-file now, answers INVALID_ARGUMENT with a violation for each error. Replace a file by renaming another over it;
-one that is written in place may be read half written. API keys from the environment are those that the
-controller was started with.
+ConfigMap is swapped. Requests that run keep the policy that they began with. A file with errors changes
+nothing: it is logged, `AdminService.GetPolicy` shows it as `rejected`, and `AdminService.ReloadPolicy`, which
+reads the file now, answers INVALID_ARGUMENT with a violation for each error. Replace a file by renaming
+another over it; one that is written in place may be read half written. API keys from the environment are
+those that the controller was started with.
 """
 
 
