@@ -52,8 +52,8 @@ class Calibration:
 
     def level(self, share: float) -> Level:
         """The level to plan at for this share to be kept."""
-        odds = math.log(share / (1 - share)) + self._offset
-        return Level(share, 1 / (1 + math.exp(-odds)))
+        factor = math.exp(self._offset)  # on the odds
+        return Level(share, share * factor / (1 + share * (factor - 1)))
 
     def note(self, share: float, held: bool) -> None:
         """A prediction that should hold with probability `share` did, or did not."""

@@ -68,16 +68,19 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     def _standings(self, policy: Policy, names: Iterable[str]) -> Iterable[admin_pb2.TenantStanding]:
         for name in names:
-            standing = self._tenants[name].standing
+            tenant = self._tenants[name]
+            standing, share = tenant.standing, policy.tenants[name].objectives.share
             yield admin_pb2.TenantStanding(
                 tenant=name,
                 requests=standing.requests,
                 answered=standing.answered,
                 kept=standing.kept,
                 failed=standing.failed,
-                target_share=policy.tenants[name].objectives.share,
+                target_share=share,
                 mean_promised_probability=standing.mean_promised,
                 output_tokens=standing.output_tokens,
                 reasoning_tokens=standing.reasoning_tokens,
                 median_latency=wire.duration(standing.median_latency_s),
+                predictions_held=standing.held,
+                planning_level=tenant.calibration.level(share).at,
             )

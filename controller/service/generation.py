@@ -62,6 +62,7 @@ class Generation:
         self._watch: Watch | None = None
         if decision.course is not None and decision.reason_until_s is not None:
             self._watch = Watch(decision.course, decision.reason_until_s)
+        self._adjustments = 0
         self._adjusting: asyncio.Task[None] | None = None
         self.ended = False
         """Whether the request was answered or failed, and was counted as such."""
@@ -126,6 +127,7 @@ class Generation:
             return
         moved = "earlier" if until_s < watch.reason_until_s else "later"
         watch.reason_until_s = until_s
+        self._adjustments += 1
         budget = wire.budget(self._placement.decision, elapsed_s=0.0)
         budget.reason_until.CopyFrom(wire.duration(until_s))
         why = (
@@ -142,10 +144,12 @@ class Generation:
         self.ended = True
         self._learn(done, latency_s, now_s)
         decision = self._placement.decision
-        self._tenant.calibration.note(decision.share, latency_s <= decision.predicted_s)
+        held = latency_s <= decision.predicted_s
+        self._tenant.calibration.note(decision.share, held)
         results = self._results(done.usage.output_tokens, latency_s)
         self._tenant.standing.note_answered(
             all(result.kept for result in results),
+            held,
             decision.promised_probability,
             latency_s,
             done.usage.output_tokens,
@@ -159,6 +163,7 @@ class Generation:
             latency=wire.duration(latency_s),
             objectives=results,
             reopened=done.reopened,
+            adjustments=self._adjustments,
         )
 
     def _learn(self, done: worker_pb2.WorkerCompletion, latency_s: float, now_s: float) -> None:

@@ -15,13 +15,15 @@ class Standing:
     """How a tenant stands, since the controller started.
 
     requests: that ended, however they did. answered, failed: of these; the rest were left by their callers.
-    kept: of the answered ones, those that kept every objective. promised_sum: of the probabilities promised
+    kept: of the answered ones, those that kept every objective. held: those that ended within their predicted
+    latency. promised_sum: of the probabilities promised
     for them.
     """
 
     requests: int = 0
     answered: int = 0
     kept: int = 0
+    held: int = 0
     failed: int = 0
     promised_sum: float = 0.0
     output_tokens: int = 0
@@ -29,12 +31,19 @@ class Standing:
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
 
     def note_answered(
-        self, kept: bool, promised: float, latency_s: float, output_tokens: int, reasoning_tokens: int
+        self,
+        kept: bool,
+        held: bool,
+        promised: float,
+        latency_s: float,
+        output_tokens: int,
+        reasoning_tokens: int,
     ) -> None:
         """Counts a request that was answered."""
         self.requests += 1
         self.answered += 1
         self.kept += kept
+        self.held += held
         self.promised_sum += promised
         self.output_tokens += output_tokens
         self.reasoning_tokens += reasoning_tokens

@@ -179,6 +179,8 @@ class TenantStanding(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     MEDIAN_LATENCY_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_HELD_FIELD_NUMBER: _builtins.int
+    PLANNING_LEVEL_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Its name in the policy."""
     requests: _builtins.int
@@ -197,6 +199,12 @@ class TenantStanding(_message.Message):
     """Output tokens served."""
     reasoning_tokens: _builtins.int
     """Reasoning tokens among them."""
+    predictions_held: _builtins.int
+    """Of the answered ones, those that ended within their predicted latency: their share of the answered ones follows
+    `target_share`.
+    """
+    planning_level: _builtins.float
+    """Level of the forecast's quantiles at which plans are made so that this holds, in (0, 1)."""
     @_builtins.property
     def median_latency(self) -> _duration_pb2.Duration:
         """Median latency of the last answered requests."""
@@ -214,10 +222,12 @@ class TenantStanding(_message.Message):
         output_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
         median_latency: _duration_pb2.Duration | None = ...,
+        predictions_held: _builtins.int = ...,
+        planning_level: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["median_latency", b"median_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "kept", b"kept", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "requests", b"requests", "target_share", b"target_share", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "kept", b"kept", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "planning_level", b"planning_level", "predictions_held", b"predictions_held", "reasoning_tokens", b"reasoning_tokens", "requests", b"requests", "target_share", b"target_share", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -323,12 +323,15 @@ class Completion(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
+    ADJUSTMENTS_FIELD_NUMBER: _builtins.int
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why the generation ended."""
     reasoning_end: _generation_pb2.ReasoningEnd.ValueType
     """Why reasoning ended."""
     reopened: _builtins.bool
     """The model tried to reopen its reasoning inside the answer; what it wrote as tags was not passed on."""
+    adjustments: _builtins.int
+    """How often the budget was adjusted while the request ran."""
     @_builtins.property
     def usage(self) -> _generation_pb2.TokenUsage:
         """Exact counts."""
@@ -355,10 +358,11 @@ class Completion(_message.Message):
         latency: _duration_pb2.Duration | None = ...,
         objectives: _abc.Iterable[Global___ObjectiveResult] | None = ...,
         reopened: _builtins.bool = ...,
+        adjustments: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "latency", b"latency", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "finish_reason", b"finish_reason", "latency", b"latency", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

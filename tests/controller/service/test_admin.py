@@ -21,18 +21,25 @@ async def test_the_policy_in_force_is_shown() -> None:
 
 async def test_a_tenants_standing_counts_its_requests() -> None:
     async with FakeWorker(Script(reasoning=10)) as worker, controller([worker.address]) as door:
-        plans = [(await door.generate("analyst")).plan for _ in range(3)]
+        answers = [await door.generate("analyst") for _ in range(3)]
         response = await door.admin.ListTenantStandings(admin_pb2.ListTenantStandingsRequest())
     assert [standing.tenant for standing in response.standings] == TENANTS
     analyst = response.standings[0]
     assert (analyst.requests, analyst.answered, analyst.kept, analyst.failed) == (3, 3, 3, 0)
     assert (analyst.output_tokens, analyst.reasoning_tokens) == (39, 30)
     assert analyst.target_share == 0.9
-    assert analyst.mean_promised_probability == pytest.approx(sum(p.promised_probability for p in plans) / 3)
+    promised = [answer.plan.promised_probability for answer in answers]
+    assert analyst.mean_promised_probability == pytest.approx(sum(promised) / 3)
+    assert analyst.predictions_held == sum(
+        wire.seconds(answer.completion.latency) <= wire.seconds(answer.plan.predicted_latency)
+        for answer in answers
+    )
+    assert 0 < analyst.planning_level < 1
+    assert analyst.planning_level != analyst.target_share
     assert 0 < wire.seconds(analyst.median_latency) < 10
     support = response.standings[3]
     assert support == admin_pb2.TenantStanding(
-        tenant="support", target_share=0.95, median_latency=wire.duration(0)
+        tenant="support", target_share=0.95, median_latency=wire.duration(0), planning_level=0.95
     )
 
 

@@ -327,7 +327,7 @@ async def test_a_worker_that_slows_down_ends_its_reasoning_earlier_and_the_calle
     async with FakeWorker(script) as worker, controller([worker.address], policy) as door:
         answer = await door.generate("support")
     adjustments = [event.adjustment for event in answer.events if event.HasField("adjustment")]
-    assert len(adjustments) == len(worker.adjusted) >= 1
+    assert answer.completion.adjustments == len(adjustments) == len(worker.adjusted) >= 1
     planned_s = wire.seconds(answer.plan.budget.reason_until)
     ends_s = [wire.seconds(adjustment.budget.reason_until) for adjustment in adjustments]
     assert all(end_s < planned_s for end_s in ends_s)
