@@ -33,6 +33,10 @@ TENANTS = {
 }
 WATCHED_COUNTS = (2, 5, 11)
 CROWD = 24
+# The demo model takes about a millisecond a token even on a laptop's CPU. So that deadlines, budgets and
+# streams look as they do for a large model on a GPU, the worker takes as long for a step as such a model
+# would.
+LEAST_STEP_MS = 8
 
 
 def main() -> None:
@@ -61,7 +65,12 @@ async def demonstrate(console: Console, random: Random) -> list[str]:
             async with AsyncExitStack() as stack:
                 with console.status("starting a worker and a controller …"):
                     worker = await start_service(
-                        "worker", ["--model", str(HERE / "model"), "--listen", "127.0.0.1:0"], log=log
+                        "worker",
+                        [
+                            *("--model", str(HERE / "model"), "--listen", "127.0.0.1:0"),
+                            *("--least-step-ms", str(LEAST_STEP_MS)),
+                        ],
+                        log=log,
                     )
                     statuses = await _stop_at_exit(stack, worker)
                     controller = await start_service(

@@ -53,6 +53,8 @@ class EngineOptions:
     """Requests that may wait."""
     max_sequence_tokens: int | None = None
     """Prompt and output of one request. None: what the model allows, if as many fit."""
+    least_step_s: float = 0.0
+    """See `EngineSettings`."""
 
 
 def load_model(
@@ -119,6 +121,7 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
         idle_step_tokens=idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=min(longest, room),
+        least_step_s=options.least_step_s,
     )
     cache = pools(options.slots + options.checkpoints, pages)
     captured = network.device.type == "cuda" and network.skips_padding

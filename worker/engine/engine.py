@@ -6,6 +6,7 @@ ends with Finished for every sample, or with one Failed, or with `cancel` and no
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -55,7 +56,8 @@ class EngineSettings:
     slots: sequences that run together. checkpoints: states of shared prompts that are kept; 0 for none.
     pages, page_tokens: pool of keys and values. step_tokens, idle_step_tokens: prefill tokens of a step while
     something decodes, and while nothing does; at least a chunk of the scan is computed. queue: requests that
-    may wait. max_sequence_tokens: of one sequence, prompt and output.
+    may wait. max_sequence_tokens: of one sequence, prompt and output. least_step_s: a step takes at least so
+    long, in seconds, so that a fast device can rehearse the speed of a slower one.
     """
 
     slots: int
@@ -66,17 +68,23 @@ class EngineSettings:
     idle_step_tokens: int
     queue: int
     max_sequence_tokens: int
+    least_step_s: float = 0.0
 
 
 class Engine:
     """Runs requests on one device."""
 
     def __init__(
-        self, runner: Runner, chat: Chat, settings: EngineSettings, clock: Callable[[], float]
+        self,
+        runner: Runner,
+        chat: Chat,
+        settings: EngineSettings,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """runner: its pools hold slots + checkpoints, and the pages. clock: monotonic, in seconds."""
         self.settings = settings
-        self._runner, self._chat, self._clock = runner, chat, clock
+        self._runner, self._chat, self._clock, self._sleep = runner, chat, clock, sleep
         config, device, pools = runner.network.config, runner.network.device, runner.pools
         everything = settings.slots + settings.checkpoints
         self._slots = SlotPool(range(settings.slots))
@@ -232,6 +240,10 @@ class Engine:
         ready = self._scheduler.advance(plan)
         choices = self._choose(logits, ready)
         now_s = self._clock()
+        spare_s = began_s + self.settings.least_step_s - now_s
+        if spare_s > 0:
+            self._sleep(spare_s)
+            now_s = self._clock()
         for (_, sequence), choice in zip(ready, choices, strict=True):
             sequence.decode_steps += 1
             sequence.decode_partners += len(ready)

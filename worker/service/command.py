@@ -88,6 +88,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--queue", type=_count, default=default.queue, help="requests that may wait")
     add("--max-sequence-tokens", type=_positive, help="prompt and output of one request")
+    add(
+        "--least-step-ms",
+        type=_duration,
+        default=0.0,
+        help="least time of a step, to rehearse the speed of a slower device",
+    )
     add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
     add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
     return parser
@@ -161,6 +167,7 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
         idle_step_tokens=options.idle_step_tokens,
         queue=options.queue,
         max_sequence_tokens=options.max_sequence_tokens,
+        least_step_s=options.least_step_ms / 1000,
     )
 
 

@@ -13,9 +13,12 @@ from tests.worker.engine.small import (
     CPU,
     Clock,
     Outcomes,
+    RecordingRunner,
     alone,
     make_engine,
     make_request,
+    make_runner,
+    make_settings,
     random_prompt,
     random_request,
     recorded_engine,
@@ -26,7 +29,7 @@ from tests.worker.engine.small import (
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.build import Model
 from worker.engine.closing import Closing
-from worker.engine.engine import DuplicateError, QueueFullError, TooLargeError
+from worker.engine.engine import DuplicateError, Engine, QueueFullError, TooLargeError
 from worker.engine.events import Failed, FailureKind, Load, Output
 from worker.engine.generation import Ban, FinishReason, Phase, ReasoningEnd, Strike, TokenRun
 from worker.engine.sampling import Draw, Sampling, choose
@@ -518,3 +521,19 @@ def test_timings_add_up() -> None:
         assert timings.first_token_s < timings.first_answer_s <= timings.total_s
         assert timings.decode_steps == end.reasoning_tokens + end.answer_tokens
         assert timings.mean_batch_size == 1.0
+
+
+def test_a_step_takes_at_least_as_long_as_the_device_that_is_rehearsed() -> None:
+    clock, slept = Clock(), list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now_s += seconds
+
+    settings = replace(make_settings(), least_step_s=0.25)
+    engine = Engine(make_runner(MODEL, settings, RecordingRunner), MODEL.chat, settings, clock, sleep)
+    engine.submit(make_request(MODEL, prompt=LONG_THINKER))
+    engine.step()
+    engine.step()
+    assert slept == [0.25, 0.25]
+    assert engine.load().step_s == 0.25
