@@ -52,6 +52,10 @@ async def _reload(file: Path, policy: LivePolicy) -> None:
     except PolicyError as error:
         log.error("%s is refused, policy %s stays in force:\n%s", file, before, error)
         return
+    except Exception:
+        # Whatever it is, the next change must find somebody watching.
+        log.exception("%s could not be read, policy %s stays in force", file, before)
+        return
     if changed:
         log.info("policy %s is in force, instead of %s", policy.current.version, before)
         log_doubts(file, policy.current)

@@ -46,19 +46,26 @@ class Noted(LivePolicy):
     """Tells what came of each reload."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(lambda: load_policy(file, KEYS))
-        self.outcomes: asyncio.Queue[bool | PolicyError] = asyncio.Queue()
+        self.broken = False
+        self.outcomes: asyncio.Queue[bool | Exception] = asyncio.Queue()
+
+        def read() -> Policy:
+            if self.broken:
+                raise MemoryError
+            return load_policy(file, KEYS)
+
+        super().__init__(read)
 
     async def reload(self) -> bool:
         try:
             changed = await super().reload()
-        except PolicyError as error:
+        except Exception as error:
             self.outcomes.put_nowait(error)
             raise
         self.outcomes.put_nowait(changed)
         return changed
 
-    async def outcome(self, within_s: float = 20.0) -> bool | PolicyError:
+    async def outcome(self, within_s: float = 20.0) -> bool | Exception:
         return await asyncio.wait_for(self.outcomes.get(), within_s)
 
     @property
@@ -164,6 +171,22 @@ async def test_a_file_that_goes_and_returns_is_taken_again(file: Path) -> None:
         put(file, text(200))
         assert await policy.outcome() is True
         assert policy.budget == 200
+
+
+async def test_what_nobody_foresaw_does_not_end_the_watch(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watched(file, look_s=0.05) as policy:
+        version = policy.current.version
+        policy.broken = True
+        put(file, text(100))
+        assert isinstance(await policy.outcome(), MemoryError)
+        assert policy.current.version == version
+        policy.broken = False
+        put(file, text(200))
+        assert await policy.outcome() is True
+        assert policy.budget == 200
+    assert f"{file} could not be read, policy {version} stays in force" in caplog.text
 
 
 async def test_operators_can_reload(file: Path) -> None:
