@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from controller import wire
+from controller.planning.calibration import Calibration
 from curfew.v1 import admin_pb2
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import POLICY, controller
@@ -34,12 +35,14 @@ async def test_a_tenants_standing_counts_its_requests() -> None:
         wire.seconds(answer.completion.latency) <= wire.seconds(answer.plan.predicted_latency)
         for answer in answers
     )
-    assert 0 < analyst.planning_level < 1
-    assert analyst.planning_level != analyst.target_share
+    assert analyst.planning_level != Calibration().level(0.9).at
     assert 0 < wire.seconds(analyst.median_latency) < 10
     support = response.standings[3]
     assert support == admin_pb2.TenantStanding(
-        tenant="support", target_share=0.95, median_latency=wire.duration(0), planning_level=0.95
+        tenant="support",
+        target_share=0.95,
+        median_latency=wire.duration(0),
+        planning_level=Calibration().level(0.95).at,
     )
 
 
