@@ -35,8 +35,8 @@ from benchmarks.harness import (
 from worker.engine.build import Model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine
-from worker.engine.events import Finished, Output
-from worker.engine.generation import Limits
+from worker.engine.events import Output
+from worker.engine.generation import Limits, Phase
 from worker.engine.sampling import Sampling
 from worker.engine.sequence import Request
 from worker.model.chat import Prompt, Role, Turn
@@ -64,19 +64,30 @@ class Ours:
         self.engine.submit(request)
 
     def __call__(self, prompts: Sequence[Prompt]) -> Tokens:
-        """Generates for all prompts at once. Raises RuntimeError where the model does not reason so long."""
+        """Generates for all prompts at once: fewer tokens where the model ends its reasoning earlier."""
         generated: dict[str, list[int]] = {f"{n}": [] for n in range(len(prompts))}
         for name, prompt in zip(generated, prompts, strict=True):
             self.submit(name, prompt, self._new_tokens + 1)
-        while min(map(len, generated.values())) < self._new_tokens:
+        while not self.engine.idle and min(map(len, generated.values())) < self._new_tokens:
             for event in self.engine.step():
                 if isinstance(event, Output):
-                    generated[event.request_id] += [i for piece in event.pieces for i in piece.token_ids]
-                elif isinstance(event, Finished):
-                    raise RuntimeError(f"the model stops before {self._new_tokens} tokens: try fewer")
+                    for piece in event.pieces:
+                        if piece.phase is Phase.REASONING:
+                            generated[event.request_id] += piece.token_ids
         for name in generated:
             self.engine.cancel(name)
         return [tokens[: self._new_tokens] for tokens in generated.values()]
+
+    def lasting(self, prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+        """The first `count` prompts after which the model reasons long enough.
+
+        Raises RuntimeError where there are fewer.
+        """
+        lengths = map(len, self(prompts))
+        found = [p for p, length in zip(prompts, lengths, strict=True) if length == self._new_tokens]
+        if len(found) < count:
+            raise RuntimeError(f"the model seldom reasons for {self._new_tokens} tokens: try fewer")
+        return found[:count]
 
 
 class Theirs:
@@ -172,9 +183,9 @@ def main() -> None:
     args = parser.parse_args()
     model = load(args.model)
     ours, theirs = Ours(model, args.tokens), Theirs(args)
-    prompts = [
-        model.chat.prompt([Turn(Role.USER, question)], think=True) for question in sums(max(CONCURRENCY))
-    ]
+    most = max(CONCURRENCY)
+    questions = [model.chat.prompt([Turn(Role.USER, text)], think=True) for text in sums(4 * most)]
+    prompts = ours.lasting(questions, most)
     contenders = {
         (side, size): Contender.prepared(run, prompts[:size])
         for size in CONCURRENCY
