@@ -19,8 +19,12 @@ START_SCALE_S = 0.020
 """Added to a prompt's own work before errors of the time to a first token are taken relative to it: what
 network, event loops and schedulers cost does not depend on the prompt.
 """
-PACE_STEPS = 16
+LEAST_PACE_STEPS = 16
 """Fewer steps show no pace: what they took too long was one stall, which does not grow with the output."""
+HALF_PACE_STEPS = 32
+"""Steps of which the mean is taken half for the pace and half for such stalls (as an average of so many noisy
+steps is best shrunk towards what is usual; Efron & Morris 1975).
+"""
 COLD_SERVICE_TOKENS = 256
 """Output of a request, for the time after which a slot becomes free, until requests have shown it."""
 
@@ -176,16 +180,17 @@ class SpeedModel:
         For requests sent into as large a batch, that others join and leave later is part of what is uncertain
         about a step. What carries over to other batches is the step against that of the batch it really had.
         """
-        start_s = seen.start_s
         batch_s = self._decode.step_s(max(1.0, seen.mean_batch_size))
-        if seen.decode_steps >= PACE_STEPS:
-            mean_s = seen.decode_s / seen.decode_steps
+        median = self._step_ratio.overall(now_s).median
+        step_s = batch_s * (1.0 if median is None else median)
+        steps = seen.decode_steps
+        if steps >= LEAST_PACE_STEPS:
+            trust = steps / (steps + HALF_PACE_STEPS) if median is not None else 1.0
+            step_s += trust * (seen.decode_s / steps - step_s)
             batch_class = _batch_class(expected.batch_size)
-            self._step_ratio.add(batch_class, mean_s / expected.step_s, now_s, elsewhere=mean_s / batch_s)
-        else:
-            median = self._step_ratio.overall(now_s).median
-            usual_s = batch_s * (1.0 if median is None else median)
-            start_s += seen.decode_s - seen.decode_steps * usual_s
+            self._step_ratio.add(batch_class, step_s / expected.step_s, now_s, elsewhere=step_s / batch_s)
+        # What the pace does not account for counts with the start: their sum is what the request took.
+        start_s = seen.start_s + seen.decode_s - steps * step_s
         excess = expected.excess(seen.prompt_tokens, start_s)
         self._start_excess.add(_prompt_class(seen.prompt_tokens), excess, now_s)
         self._services_seen += 1

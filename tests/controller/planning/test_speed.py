@@ -125,7 +125,9 @@ def test_a_slow_down_is_felt_within_a_few_requests() -> None:
     speed = model()
     observe(speed, 100, ratio=1.0)
     observe(speed, 20, ratio=3.0)
-    assert step_s(speed, 0.95) == pytest.approx(0.006)
+    assert step_s(speed, 0.95) >= 0.005
+    # What is not yet taken for the pace is planned for all the same: a hundred steps as slow as these.
+    assert late_s(speed, 0.95) + 100 * step_s(speed, 0.95) >= 100 * 0.006
 
 
 def test_one_outlier_is_not_taken_for_the_rule() -> None:
