@@ -41,7 +41,7 @@ async def test_a_request_that_runs_is_finished_when_both_services_are_told_to_st
         async with system.client("patient") as client:
             events: list[reasoning_pb2.GenerateResponse] = []
             async for event in client.generate(greedy(LONG_SUM)):
-                if not events:
+                if event.HasField("delta") and not any(e.HasField("delta") for e in events):
                     worker.process.send_signal(signal.SIGTERM)
                     controller.process.send_signal(signal.SIGTERM)
                 events.append(event)
