@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 
 
 class CacheError(AssertionError):
@@ -15,11 +16,11 @@ class CacheError(AssertionError):
 
 
 class SlotPool:
-    """A range of state slots, each held by at most one owner."""
+    """A range of state slots, each held by at most one owner. The lowest free one is taken first."""
 
     def __init__(self, slots: range) -> None:
         self._slots = slots
-        self._free = list(reversed(slots))
+        self._free = list(slots)  # a heap
 
     @property
     def count(self) -> int:
@@ -33,11 +34,11 @@ class SlotPool:
 
     def take(self) -> int:
         """Takes a free slot. The caller has checked that there is one."""
-        return self._free.pop()
+        return heappop(self._free)
 
     def give(self, slot: int) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        heappush(self._free, slot)
 
     def check(self, held: Iterable[int]) -> None:
         """Raises CacheError unless the held slots and the free ones are all slots, each once."""
@@ -47,12 +48,16 @@ class SlotPool:
 
 
 class PagePool:
-    """Pages of keys and values, counted by their holders."""
+    """Pages of keys and values, counted by their holders.
+
+    The lowest free pages are taken first, so that a sequence's pages mostly lie side by side: a long context
+    is then read where it lies.
+    """
 
     def __init__(self, count: int, page_tokens: int) -> None:
         self.count = count
         self.page_tokens = page_tokens
-        self._free = list(reversed(range(count)))
+        self._free = list(range(count))  # a heap
         self._holders = [0] * count
 
     @property
@@ -66,7 +71,7 @@ class PagePool:
 
     def take(self, count: int) -> list[int]:
         """Takes free pages. The caller has checked that there are enough."""
-        pages = [self._free.pop() for _ in range(count)]
+        pages = [heappop(self._free) for _ in range(count)]
         for page in pages:
             self._holders[page] = 1
         return pages
@@ -81,7 +86,7 @@ class PagePool:
         for page in pages:
             self._holders[page] -= 1
             if not self._holders[page]:
-                self._free.append(page)
+                heappush(self._free, page)
 
     def holders(self, page: int) -> int:
         """How many hold a page."""

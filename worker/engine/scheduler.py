@@ -59,6 +59,7 @@ class Scheduler:
         self._prefilling: list[Sequence] = []
         """Most urgent first."""
         self._decoding: list[Sequence] = []
+        """By slot: states that lie side by side are advanced where they lie."""
 
     @property
     def running(self) -> int:
@@ -253,7 +254,7 @@ class Scheduler:
     def _start_decoding(self, sequence: Sequence) -> list[Sequence]:
         """Moves on a sequence whose pending tokens are computed; returns its children, now forked."""
         self._prefilling.remove(sequence)
-        self._decoding.append(sequence)
+        insort(self._decoding, sequence, key=_slot)
         sequence.prefilling = False
         children, sequence.children = sequence.children, []
         for child in children:
@@ -276,7 +277,7 @@ class Scheduler:
         child.pages = parent.pages[:shared] + child.pages
         child.computed = parent.computed
         child.prefilling = False
-        self._decoding.append(child)
+        insort(self._decoding, child, key=_slot)
 
     def _stop(self, sequence: Sequence) -> None:
         """Takes a running sequence and its children out of the batch and frees what they hold."""
@@ -305,6 +306,11 @@ class Scheduler:
         sequence.checkpoint = 0
         pages = sequence.pages[: len(sequence.prefix) // self._pages.page_tokens]
         self._prefixes.keep(sequence.prefix, sequence.slot, pages)
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None
+    return sequence.slot
 
 
 def _urgency(sequence: Sequence) -> tuple[int, float, float]:

@@ -36,6 +36,15 @@ def test_pages_needed(tokens: int, pages: int) -> None:
     assert PagePool(4, page_tokens=16).needed(tokens) == pages
 
 
+def test_pages_lie_side_by_side_where_they_can() -> None:
+    pool = PagePool(10, page_tokens=16)
+    first, second, third = pool.take(3), pool.take(2), pool.take(2)
+    assert (first, second, third) == ([0, 1, 2], [3, 4], [5, 6])
+    pool.give(second)
+    pool.give(first)
+    assert pool.take(5) == [0, 1, 2, 3, 4]
+
+
 def test_a_leaked_page_is_found() -> None:
     pool = PagePool(4, page_tokens=16)
     [kept, leaked] = pool.take(2)

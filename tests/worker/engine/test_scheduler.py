@@ -211,3 +211,22 @@ def test_more_is_prefilled_while_nothing_decodes() -> None:
     outcomes.take(engine.step())
     run(engine, make_request(MODEL, "short", prompt=[6], priority=-1), outcomes=outcomes)
     assert prompt_steps(runner, "prompt")[:3] == [32, 24, 8]
+
+
+# Slots.
+
+
+def test_decodes_are_computed_in_the_order_of_their_slots_and_slots_are_filled_from_the_lowest() -> None:
+    """So that their states mostly lie side by side."""
+    engine, runner = recorded_engine(MODEL, slots=4)
+    outcomes = Outcomes()
+    for name in "abcd":
+        engine.submit(lasting(name))
+    for _ in range(2):
+        outcomes.take(engine.step())
+    assert runner.slots == {(name, 0): slot for slot, name in enumerate("abcd")}
+    engine.cancel("b")
+    engine.submit(lasting("e"))
+    for _ in range(2):
+        outcomes.take(engine.step())
+    assert list(runner.slots.items()) == [(("a", 0), 0), (("e", 0), 1), (("c", 0), 2), (("d", 0), 3)]
