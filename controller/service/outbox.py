@@ -7,6 +7,10 @@ from collections import deque
 
 from curfew.v1 import generation_pb2, reasoning_pb2
 
+# With 20 log-probabilities for each, so many tokens are a message of a few hundred KiB; a gRPC client takes
+# 4 MiB.
+_MAX_RUN_TOKENS = 1024
+
 
 class _Run:
     """Consecutive deltas of one phase that the caller has not taken."""
@@ -30,7 +34,8 @@ class _Run:
 
 
 class Outbox:
-    """Holds what a caller has not taken yet, one message per run of deltas of the same phase.
+    """Holds what a caller has not taken yet, in one message per run of deltas of the same phase; in more
+    when it is very long.
 
     A slow reader thus slows nobody but itself, and what waits for it is never more than the request's output.
     One task puts, one takes.
@@ -46,7 +51,11 @@ class Outbox:
     def put_delta(self, delta: generation_pb2.Delta) -> None:
         """Adds a delta, which is the outbox's from now on."""
         last = self._last
-        if last is not None and last.delta.phase == delta.phase:
+        if (
+            last is not None
+            and last.delta.phase == delta.phase
+            and len(last.delta.token_ids) + len(delta.token_ids) <= _MAX_RUN_TOKENS
+        ):
             last.append(delta)
             return
         self._last = _Run(delta)

@@ -9,12 +9,17 @@ from worker.engine.events import Event, Failed, Finished, Output, Piece, Started
 from worker.engine.generation import Phase, Strike
 from worker.engine.sampling import TokenLogprobs
 
+# With 20 log-probabilities for each, so many tokens are a message of a few hundred KiB; a gRPC client takes
+# 4 MiB.
+_MAX_RUN_TOKENS = 1024
+
 
 class Mailbox:
     """Events of one request, between the engine and its stream. Belongs to the event loop.
 
     Pieces of one sample and phase are merged while they wait, so that a slow reader finds few and large ones:
-    what waits is bounded by the request's own output, and its number by the phases that samples go through.
+    what waits is bounded by the request's own output, and its number by the phases that samples go through
+    (and a message's size).
     """
 
     def __init__(self, request_id: str, samples: int) -> None:
@@ -75,7 +80,7 @@ class Mailbox:
 
     def _put_piece(self, sample: int, piece: Piece, strike: Strike | None) -> None:
         run = self._last.get(sample)
-        if run is None or run.phase is not piece.phase:
+        if run is None or run.phase is not piece.phase or run.full:
             run = self._last[sample] = _Run(sample, piece.phase)
             self._waiting.append(run)
         run.add(piece, strike)
@@ -93,6 +98,10 @@ class _Run:
         self._token_ids: list[int] = []
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._token_ids) >= _MAX_RUN_TOKENS
 
     def add(self, piece: Piece, strike: Strike | None) -> None:
         self._token_ids += piece.token_ids

@@ -129,6 +129,16 @@ def test_what_waits_is_a_piece_for_each_phase_that_a_sample_went_through(
     asyncio.run(scenario())
 
 
+async def test_a_very_long_phase_is_taken_in_several_pieces() -> None:
+    """Or a reader that was slow once would find a message that is too long for it."""
+    mailbox = Mailbox("r", 1)
+    for number in range(2500):
+        mailbox.put(Output("r", 0, (Piece(Phase.ANSWER, (number,), "x"),), None))
+    taken = [event.pieces[0] for event in mailbox.take() if isinstance(event, Output)]
+    assert [len(piece.token_ids) for piece in taken] == [1024, 1024, 452]
+    assert [token for piece in taken for token in piece.token_ids] == list(range(2500))
+
+
 async def test_a_reader_is_woken_by_what_arrives() -> None:
     mailbox = Mailbox("r", 1)
     arrived = asyncio.create_task(mailbox.arrived())
