@@ -26,9 +26,12 @@ def milliseconds(value: Duration) -> float:
 class StreamView:
     """Prints one request's events on a console."""
 
-    def __init__(self, console: Console, *, show_plan: bool = True) -> None:
-        self._console, self._show_plan = console, show_plan
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._phase = pb.PHASE_UNSPECIFIED
+        self._at_line_start = True
+        self._adjustments: list[str] = []
+        """Not shown yet: they wait for the end of the line that is being written."""
         self.answer = ""
         """The answer's text so far."""
         self.plan: reasoning_pb2.Plan | None = None
@@ -39,21 +42,17 @@ class StreamView:
         match event.WhichOneof("event"):
             case "plan":
                 self.plan = event.plan
-                if self._show_plan:
-                    self._show_plan_line(event.plan)
+                self._show_plan(event.plan)
             case "delta":
                 self._show_delta(event.delta)
             case "adjustment":
-                self._break_line()
-                tokens = event.adjustment.budget.reasoning_tokens
-                self._print(f"  budget now {tokens}: {event.adjustment.why}", "yellow")
+                self._adjustments.append(event.adjustment.why)
             case "completion":
                 self.completion = event.completion
-                self._console.print()
-                if self._show_plan:
-                    self._print(_accounting(event.completion), "cyan")
+                self._break_line()
+                self._print(_accounting(event.completion), "cyan")
 
-    def _show_plan_line(self, plan: reasoning_pb2.Plan) -> None:
+    def _show_plan(self, plan: reasoning_pb2.Plan) -> None:
         think = plan.mode == pb.MODE_THINK
         mode = f"think up to {plan.budget.reasoning_tokens} tokens" if think else "answer at once"
         promise = ""
@@ -63,26 +62,28 @@ class StreamView:
         self._print(f"  why: {plan.why}", "cyan")
 
     def _show_delta(self, delta: pb.Delta) -> None:
-        if delta.phase == pb.PHASE_FORCED:
+        if delta.phase != self._phase:
             self._break_line()
+            self._phase = delta.phase
+        if delta.phase == pb.PHASE_FORCED:
             self._print("  ✂ thinking is over, the answer is due", "bold yellow")
-        elif delta.text:
-            if delta.phase != self._phase and self._phase == pb.PHASE_REASONING:
+        style = "dim" if delta.phase == pb.PHASE_REASONING else "bold green"
+        for line in delta.text.splitlines(keepends=True):
+            self._console.print(Text(line, style=style), end="", soft_wrap=True)
+            self._at_line_start = line.endswith("\n")
+            if self._at_line_start:
                 self._break_line()
-            style = "dim" if delta.phase == pb.PHASE_REASONING else "bold green"
-            self._console.print(Text(delta.text, style=style), end="", soft_wrap=True)
-            if delta.phase == pb.PHASE_ANSWER:
-                self.answer += delta.text
-        if delta.text:
-            self._at_line_start = delta.text.endswith("\n")
-        self._phase = delta.phase
-
-    _at_line_start = True
+        if delta.phase == pb.PHASE_ANSWER:
+            self.answer += delta.text
 
     def _break_line(self) -> None:
+        """Goes to the start of a line, and shows there what has waited for one."""
         if not self._at_line_start:
             self._console.print()
             self._at_line_start = True
+        for why in self._adjustments:
+            self._print(f"  ↻ {why}", "yellow")
+        self._adjustments.clear()
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style))
