@@ -16,6 +16,7 @@ import torch
 
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.engine import Engine
+from worker.model.heap import keep_freed_memory
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 
@@ -30,7 +31,8 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def load(directory: Path) -> Model:
-    """Loads a model for the CPU, in fp32."""
+    """Loads a model for the CPU, in fp32, in a process that keeps freed memory as a worker's does."""
+    keep_freed_memory()
     return load_model(directory, device=torch.device("cpu"), dtype=torch.float32)
 
 
