@@ -21,7 +21,12 @@ class Client:
     """
 
     def __init__(self, address: str, *, key: str) -> None:
-        """address: HOST:PORT of the controller. key: the tenant's API key."""
+        """address: HOST:PORT of the controller. key: the tenant's API key, visible ASCII characters.
+
+        Raises ValueError for a key that has others.
+        """
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("an API key consists of visible ASCII characters")
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = ReasoningServiceStub(self._channel)
         self._metadata = (("authorization", f"Bearer {key}"),)

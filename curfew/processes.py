@@ -17,7 +17,12 @@ _READY = re.compile(r"^curfew (\w+) ready:(.*)$")
 
 
 class ServiceError(Exception):
-    """A service did not start. The message holds what it said."""
+    """A service did not start. What it said of that is on its standard error."""
+
+
+def command(module: str, arguments: Sequence[str]) -> list[str]:
+    """The command line of a service. -P: it is the installed one, whatever lies in the working directory."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +36,18 @@ class Service:
     addresses: dict[str, str]
 
     async def stop(self, timeout_s: float = 35.0) -> int:
-        """Sends SIGTERM, waits until it has drained, and kills it after `timeout_s`. Returns its exit
-        status.
+        """Sends SIGTERM and waits until it has drained; kills it after `timeout_s`, or when this is
+        cancelled. Returns its exit status, negative for a signal that ended it.
         """
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self.process.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self.process.wait()
             except TimeoutError:
-                self.process.kill()
-                await self.process.wait()
+                pass
+            finally:
+                await _kill(self.process)
         assert self.process.returncode is not None
         return self.process.returncode
 
@@ -48,16 +55,14 @@ class Service:
 async def start_service(
     module: str, arguments: Sequence[str], *, log: IO[bytes] | None = None, timeout_s: float = 120.0
 ) -> Service:
-    """Runs `python -m module arguments` and waits for its ready line.
+    """Runs `python -m module arguments` and waits for its ready line, the only one on its standard output.
 
     log: where its standard error goes; None leaves it on this process's. Raises ServiceError when it ends or
-    does not get ready within `timeout_s`.
+    is not ready within `timeout_s`. When this is cancelled, nothing is left running.
     """
+    line = command(module, arguments)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
+        *line,
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=log,
@@ -65,15 +70,16 @@ async def start_service(
         start_new_session=True,
     )
     try:
-        addresses = await asyncio.wait_for(_ready(process), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            addresses = await _ready(process)
     except TimeoutError:
-        addresses = None
+        await _kill(process)
+        raise ServiceError(f"not ready after {timeout_s:g} s: {' '.join(line)}") from None
+    except BaseException:
+        await _kill(process)
+        raise
     if addresses is None:
-        status = "did not get ready" if process.returncode is None else f"ended with {process.returncode}"
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        raise ServiceError(f"{module} {' '.join(arguments)}: {status}")
+        raise ServiceError(f"ended with {process.returncode}: {' '.join(line)}")
     return Service(module, process, addresses)
 
 
@@ -86,3 +92,10 @@ async def _ready(process: Process) -> dict[str, str] | None:
             return dict(pair.split("=", 1) for pair in match[2].split())
     await process.wait()
     return None
+
+
+async def _kill(process: Process) -> None:
+    """Ends a process at once, if it has not ended."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()

@@ -6,16 +6,25 @@ from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import reasoning_pb2
 
-_CUTS = {
-    pb.REASONING_END_BUDGET: "✂ cut: the budget is used up",
-    pb.REASONING_END_DEADLINE: "✂ cut: the time to think is over",
-    pb.REASONING_END_LOOP: "✂ cut: it went in circles",
+_ENDS = {
+    pb.REASONING_END_BUDGET: "cut: the budget was used up",
+    pb.REASONING_END_DEADLINE: "cut: the time to think was over",
+    pb.REASONING_END_LOOP: "cut: it went in circles",
 }
+_OBJECTIVES = {
+    reasoning_pb2.OBJECTIVE_DEADLINE: "deadline",
+    reasoning_pb2.OBJECTIVE_FIRST_TOKEN: "first token",
+    reasoning_pb2.OBJECTIVE_FIRST_ANSWER_TOKEN: "first answer token",
+    reasoning_pb2.OBJECTIVE_PER_TOKEN: "per token",
+}
+# A model's text must not steer the terminal: control characters are shown as their pictures.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in b"\n\t"} | {0x7F: 0x2421}
 
 
 def milliseconds(value: Duration) -> float:
@@ -23,81 +32,107 @@ def milliseconds(value: Duration) -> float:
     return value.seconds * 1000 + value.nanos / 1e6
 
 
+def spoken(value: Duration) -> str:
+    """A duration as people write it: 7.5 ms, 194 ms, 1.24 s, 10 s."""
+    ms = milliseconds(value)
+    if ms >= 1000:
+        return f"{ms / 1000:.3g} s" if ms < 100_000 else f"{ms / 1000:.0f} s"
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.2g} ms"
+
+
 class StreamView:
-    """Prints one request's events on a console."""
+    """Prints one request's events on a console.
+
+    For reading: `plan` and `completion`, None until they have come, and `answer`, its text so far.
+    """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._phase = pb.PHASE_UNSPECIFIED
-        self._at_line_start = True
-        self._adjustments: list[str] = []
-        """Not shown yet: they wait for the end of the line that is being written."""
-        self.answer = ""
-        """The answer's text so far."""
         self.plan: reasoning_pb2.Plan | None = None
         self.completion: reasoning_pb2.Completion | None = None
+        self.answer = ""
+        self._console = console
+        self._phase = pb.PHASE_UNSPECIFIED
+        self._within_line = False
 
     def show(self, event: reasoning_pb2.GenerateResponse) -> None:
         """Prints one event."""
         match event.WhichOneof("event"):
             case "plan":
                 self.plan = event.plan
-                self._show_plan(event.plan)
+                self._note("plan", _planned(event.plan), "cyan")
+                self._note("why", event.plan.why, "cyan")
             case "delta":
                 self._show_delta(event.delta)
             case "adjustment":
-                self._adjustments.append(event.adjustment.why)
+                tokens = event.adjustment.budget.reasoning_tokens
+                self._note("budget", f"{tokens} tokens now: {event.adjustment.why}", "yellow")
             case "completion":
                 self.completion = event.completion
-                self._break_line()
-                self._print(_accounting(event.completion), "cyan")
-
-    def _show_plan(self, plan: reasoning_pb2.Plan) -> None:
-        think = plan.mode == pb.MODE_THINK
-        mode = f"think up to {plan.budget.reasoning_tokens} tokens" if think else "answer at once"
-        promise = ""
-        if plan.HasField("deadline"):
-            promise = f" · {milliseconds(plan.deadline):.0f} ms promised to {plan.target_share:.0%}"
-        self._print(f"  plan: {mode}{promise}", "cyan")
-        self._print(f"  why: {plan.why}", "cyan")
+                self._note("kept" if _kept(event.completion) else "missed", _came(event.completion), "cyan")
+                self._note("used", _used(event.completion), "cyan")
 
     def _show_delta(self, delta: pb.Delta) -> None:
-        if delta.phase != self._phase:
-            self._break_line()
-            self._phase = delta.phase
         if delta.phase == pb.PHASE_FORCED:
-            self._print("  ✂ thinking is over, the answer is due", "bold yellow")
-        style = "dim" if delta.phase == pb.PHASE_REASONING else "bold green"
-        for line in delta.text.splitlines(keepends=True):
-            self._console.print(Text(line, style=style), end="", soft_wrap=True)
-            self._at_line_start = line.endswith("\n")
-            if self._at_line_start:
-                self._break_line()
+            self._note("✂", "enough thought, now the answer", "bold yellow")
+            return
         if delta.phase == pb.PHASE_ANSWER:
             self.answer += delta.text
+        if not delta.text:
+            return
+        if delta.phase != self._phase:
+            self._end_line()
+            self._phase = delta.phase
+        style = "bold green" if delta.phase == pb.PHASE_ANSWER else "dim"
+        text = Text(delta.text.translate(_PICTURES), style=style)
+        self._console.print(text, end="", soft_wrap=True)
+        self._within_line = not delta.text.endswith("\n")
 
-    def _break_line(self) -> None:
-        """Goes to the start of a line, and shows there what has waited for one."""
-        if not self._at_line_start:
+    def _note(self, label: str, text: str, style: str) -> None:
+        """A line of our own, indented, and wrapped under its beginning."""
+        self._end_line()
+        line = Table.grid(padding=(0, 1))
+        line.add_column(min_width=8, justify="right")
+        line.add_column(overflow="fold")
+        line.add_row(label, text, style=style)
+        self._console.print(line)
+
+    def _end_line(self) -> None:
+        if self._within_line:
             self._console.print()
-            self._at_line_start = True
-        for why in self._adjustments:
-            self._print(f"  ↻ {why}", "yellow")
-        self._adjustments.clear()
-
-    def _print(self, text: str, style: str) -> None:
-        self._console.print(Text(text, style=style))
+            self._within_line = False
 
 
-def _accounting(completion: reasoning_pb2.Completion) -> str:
-    usage = completion.usage
-    tokens = (
-        f"{usage.reasoning_tokens} reasoning + {usage.forced_tokens} forced + {usage.answer_tokens} answer"
+def _planned(plan: reasoning_pb2.Plan) -> str:
+    mode = f"think up to {plan.budget.reasoning_tokens} tokens"
+    if plan.mode != pb.MODE_THINK:
+        mode = "answer at once"
+    if not plan.HasField("deadline"):
+        return mode
+    return f"{mode}; {spoken(plan.deadline)} promised to {plan.target_share:.0%} of requests"
+
+
+def _kept(completion: reasoning_pb2.Completion) -> bool:
+    return all(result.kept for result in completion.objectives)
+
+
+def _came(completion: reasoning_pb2.Completion) -> str:
+    if not completion.objectives:
+        return f"nothing was promised; {spoken(completion.latency)}"
+    return ", ".join(
+        f"{_OBJECTIVES[result.objective]} {spoken(result.actual)} of {spoken(result.promised)}"
+        f" {'✓' if result.kept else '✗'}"
+        for result in completion.objectives
+        if result.objective in _OBJECTIVES
     )
-    parts = [f"{tokens} tokens", f"{milliseconds(completion.latency):.0f} ms"]
-    for result in completion.objectives:
-        name = reasoning_pb2.Objective.Name(result.objective).removeprefix("OBJECTIVE_").lower()
-        times = f"{milliseconds(result.actual):.0f} of {milliseconds(result.promised):.0f} ms"
-        parts.append(f"{name} {times} {'✓' if result.kept else '✗'}")
-    end = _CUTS.get(completion.reasoning_end)
-    return "  " + " · ".join([*([end] if end else []), *parts])
+
+
+def _used(completion: reasoning_pb2.Completion) -> str:
+    usage = completion.usage
+    counts = {
+        "reasoning": usage.reasoning_tokens,
+        "forced": usage.forced_tokens,
+        "answer": usage.answer_tokens,
+    }
+    tokens = " + ".join(f"{count} {name}" for name, count in counts.items() if count)
+    end = _ENDS.get(completion.reasoning_end)
+    return f"{tokens} tokens" + (f" ({end})" if end else "")

@@ -14,9 +14,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from rich.console import Console
 
-from curfew.cli.serve import serve_forever
+from curfew.cli.serve import serve_until_told
 from curfew.client import Client, ask
-from curfew.processes import ServiceError
+from curfew.processes import ServiceError, command
 from curfew.show import StreamView
 from curfew.v1 import generation_pb2
 
@@ -41,7 +41,7 @@ def serve(
     """Run a worker and a controller on this machine until Ctrl-C."""
     try:
         status = asyncio.run(
-            serve_forever(
+            serve_until_told(
                 model or demo_directory() / "model", policy or demo_directory() / "policy.yaml", listen, admin
             )
         )
@@ -104,6 +104,8 @@ def ask_command(
 
     try:
         view = asyncio.run(stream(key))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     except grpc.aio.AioRpcError as error:
         print(f"curfew ask: {explain(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -132,7 +134,7 @@ def demo_directory() -> Path:
 
 def _become(module: str, arguments: list[str]) -> None:
     """Replaces this process, so that signals and the exit status are the service's own."""
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execv(sys.executable, command(module, arguments))
 
 
 def main() -> None:

@@ -4,53 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from curfew.processes import Service, start_service
 
 
-async def serve_forever(model: Path, policy: Path, listen: str, admin: str) -> int:
-    """Starts both and waits for Ctrl-C or SIGTERM, or for either to end. Drains the controller first.
+async def serve_until_told(model: Path, policy: Path, listen: str, admin: str) -> int:
+    """Starts both and waits for Ctrl-C or SIGTERM, or for either service to end. Drains the controller first;
+    a second Ctrl-C kills.
 
-    Returns the exit status: 0 unless a service failed. Raises ServiceError when one does not start.
+    Returns the exit status: 0 when told to stop and both ended well, else 1. Raises ServiceError when one
+    does not start.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    this_task = asyncio.current_task()
+    assert this_task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, this_task.cancel)
     statuses: list[int] = []
 
-    async def end(service: Service) -> None:
+    async def stop(service: Service) -> None:
         statuses.append(await service.stop())
 
-    async with AsyncExitStack() as stack:
-        worker = await start_service("worker", ["--model", str(model), "--listen", "127.0.0.1:0"])
-        stack.push_async_callback(end, worker)
-        controller = await start_service(
-            "controller",
-            [
-                "--policy",
-                str(policy),
-                "--worker",
-                worker.addresses["listen"],
-                "--listen",
-                listen,
-                "--admin",
-                admin,
-            ],
-        )
-        stack.push_async_callback(end, controller)
-        print(f"worker      {worker.addresses['listen']}  ({model})")
-        print(f"controller  {controller.addresses['listen']}  ({policy})")
-        print(f"admin       {controller.addresses['admin']}")
-        print('ready: curfew ask --tenant support "What is 12 + 37 + 45?"', flush=True)
-        waits = [
-            asyncio.ensure_future(waiting)
-            for waiting in (stop.wait(), worker.process.wait(), controller.process.wait())
-        ]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in waits:
-            waiting.cancel()
-        print("draining …", flush=True)
-    return max(map(abs, statuses), default=0)
+    failed = False
+    try:
+        async with AsyncExitStack() as stack:
+            worker = await start_service("worker", ["--model", str(model), "--listen", "127.0.0.1:0"])
+            stack.push_async_callback(stop, worker)
+            address = worker.addresses["listen"]
+            controller = await start_service(
+                "controller",
+                ["--policy", str(policy), "--worker", address, "--listen", listen, "--admin", admin],
+            )
+            stack.push_async_callback(stop, controller)
+            print(f"worker      {address}  ({model})")
+            print(f"controller  {controller.addresses['listen']}  ({policy})")
+            print(f"admin       {controller.addresses['admin']}")
+            print('ready: curfew ask --tenant support "What is 12 + 37 + 45?"', flush=True)
+            failed = True
+            ended = await _first_to_end(worker, controller)
+            print(f"curfew serve: the {ended.name} ended by itself", file=sys.stderr)
+    except asyncio.CancelledError:
+        failed = False  # told to stop
+    return 1 if failed or any(statuses) else 0
+
+
+async def _first_to_end(*services: Service) -> Service:
+    waits = {asyncio.create_task(service.process.wait()): service for service in services}
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return waits[done.pop()]
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -93,7 +93,7 @@ async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c(tmp_path: Pa
         "ask", "--address", address, "--tenant", "analyst", "What is 12 + 37 + 45?"
     )
     assert status == 0, errors
-    assert "plan: think" in out
+    assert "plan think" in out
     assert "12 + 37 = 49" in out
     assert "\n94\n" in out
     status, out, errors = await curfew("ask", "--address", address, "--key", "nonsense", "What is 1 + 2?")
