@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from curfew.v1 import reasoning_pb2
 from tests.system.conftest import (
     LONG_ANSWER,
     LONG_SUM,
+    LOOPBACK,
     MODEL,
     ROOT,
     Answered,
@@ -25,15 +28,59 @@ from tests.system.conftest import (
     start_worker,
 )
 
+CURFEW = str(Path(sys.executable).parent / "curfew")
+
 
 async def curfew(*arguments: str) -> tuple[int, str, str]:
     """Runs the `curfew` command. Returns (exit status, standard output, standard error)."""
-    process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).parent / "curfew"), *arguments, stdout=PIPE, stderr=PIPE
-    )
+    process = await asyncio.create_subprocess_exec(CURFEW, *arguments, stdout=PIPE, stderr=PIPE)
     out, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, out.decode(), errors.decode()
+
+
+async def start_serving() -> tuple[Process, dict[str, str]]:
+    """`curfew serve`, ready, with the addresses that it prints."""
+    serving = await asyncio.create_subprocess_exec(
+        CURFEW, "serve", "--listen", LOOPBACK, "--admin", LOOPBACK, stdout=PIPE, stderr=PIPE
+    )
+    assert serving.stdout is not None
+    addresses: dict[str, str] = {}
+    async for line in serving.stdout:
+        if line.startswith(b"ready"):
+            return serving, addresses
+        name, address = line.decode().split()[:2]
+        addresses[name] = address
+    raise AssertionError("it ended")
+
+
+def children(pid: int) -> dict[int, list[str]]:
+    """Processes that a process has started, with their command lines."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            # The second field, in brackets, is the name; the fourth is the parent.
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                command = status.with_name("cmdline").read_bytes().decode()
+                found[int(status.parent.name)] = command.split("\0")
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Whether there is no such process."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+async def is_listening(address: str) -> bool:
+    """Whether somebody answers at an address."""
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
 
 
 async def test_a_request_that_runs_is_finished_when_both_services_are_told_to_stop(tmp_path: Path) -> None:
@@ -75,32 +122,62 @@ async def _ask_until_answered(system: System) -> Answered:
             await asyncio.sleep(0.1)
 
 
-async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c(tmp_path: Path) -> None:
-    serving = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).parent / "curfew"),
-        *("serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-    assert serving.stdout is not None
-    address = ""
-    async for line in serving.stdout:
-        if line.startswith(b"controller"):
-            address = line.split()[1].decode()
-        if line.startswith(b"ready"):
-            break
-    status, out, errors = await curfew(
-        "ask", "--address", address, "--tenant", "analyst", "What is 12 + 37 + 45?"
-    )
+async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c() -> None:
+    serving, addresses = await start_serving()
+    at = ("--address", addresses["controller"])
+    status, out, errors = await curfew("ask", *at, "--tenant", "analyst", "What is 12 + 37 + 45?")
     assert status == 0, errors
     assert "plan think" in out
     assert "12 + 37 = 49" in out
     assert "\n94\n" in out
-    status, out, errors = await curfew("ask", "--address", address, "--key", "nonsense", "What is 1 + 2?")
+    status, out, errors = await curfew("ask", *at, "--tenant", "analyst", "--quiet", "What is 12 + 37?")
+    assert (status, out) == (0, "49\n")
+    status, out, errors = await curfew("ask", *at, "--key", "nonsense", "What is 1 + 2?")
     assert (status, out) == (1, "")
-    assert "UNAUTHENTICATED" in errors
+    assert errors.startswith("curfew ask: UNAUTHENTICATED: ")
     serving.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(serving.wait(), 40) == 0
+    assert not await is_listening(addresses["worker"])
+    assert not await is_listening(addresses["controller"])
+
+
+async def test_serve_ends_the_other_service_and_fails_when_one_dies() -> None:
+    serving, addresses = await start_serving()
+    (worker,) = [pid for pid, command in children(serving.pid).items() if "worker" in command]
+    os.kill(worker, signal.SIGKILL)
+    _, errors = await asyncio.wait_for(serving.communicate(), 40)
+    assert serving.returncode == 1
+    assert "curfew serve: the worker ended by itself" in errors.decode()
+    assert not await is_listening(addresses["controller"])
+
+
+async def test_ctrl_c_while_serve_is_starting_leaves_nothing_behind() -> None:
+    serving = await asyncio.create_subprocess_exec(CURFEW, "serve", stdout=PIPE, stderr=PIPE)
+    while not (started := children(serving.pid)):  # noqa: ASYNC110  # nothing tells that a process has begun
+        await asyncio.sleep(0.01)
+    serving.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(serving.wait(), 40) == 0
+    assert all(map(is_gone, started))
+
+
+async def test_asking_nobody_fails_in_a_line() -> None:
+    status, out, errors = await curfew("ask", "--address", "127.0.0.1:1", "--key", "k", "What is 1 + 2?")
+    assert (status, out) == (1, "")
+    assert errors.startswith("curfew ask: UNAVAILABLE: ")
+    assert errors.count("\n") == 1
+
+
+async def test_an_address_in_use_is_told_in_a_line() -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        policy = ROOT / "demo" / "policy.yaml"
+        for service in (
+            ("worker", "--model", str(MODEL)),
+            ("controller", "--policy", str(policy), "--worker", "127.0.0.1:1", "--admin", LOOPBACK),
+        ):
+            status, out, errors = await curfew(*service, "--listen", address)
+            assert (status, out) == (2, "")
+            assert f"curfew {service[0]}: cannot listen on {address}" in errors
 
 
 @pytest.mark.parametrize(

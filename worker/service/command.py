@@ -86,7 +86,7 @@ def arguments() -> argparse.ArgumentParser:
         default=default.idle_step_tokens,
         help="prompt tokens of a step while nothing decodes",
     )
-    add("--queue", type=_count, default=default.queue, help="requests that may wait")
+    add("--queue", type=_positive, default=default.queue, help="requests that may wait")
     add("--max-sequence-tokens", type=_positive, help="prompt and output of one request")
     add(
         "--least-step-ms",
