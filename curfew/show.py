@@ -53,6 +53,7 @@ class StreamView:
         self._console = console
         self._phase = pb.PHASE_UNSPECIFIED
         self._within_line = False
+        self._adjustments: list[str] = []  # they wait for the end of the line that is being written
 
     def show(self, event: reasoning_pb2.GenerateResponse) -> None:
         """Prints one event."""
@@ -64,8 +65,7 @@ class StreamView:
             case "delta":
                 self._show_delta(event.delta)
             case "adjustment":
-                tokens = event.adjustment.budget.reasoning_tokens
-                self._note("budget", f"{tokens} tokens now: {event.adjustment.why}", "yellow")
+                self._adjustments.append(event.adjustment.why)
             case "completion":
                 self.completion = event.completion
                 self._note("kept" if _kept(event.completion) else "missed", _came(event.completion), "cyan")
@@ -86,6 +86,8 @@ class StreamView:
         text = Text(delta.text.translate(_PICTURES), style=style)
         self._console.print(text, end="", soft_wrap=True)
         self._within_line = not delta.text.endswith("\n")
+        if not self._within_line:
+            self._end_line()
 
     def _note(self, label: str, text: str, style: str) -> None:
         """A line of our own, indented, and wrapped under its beginning."""
@@ -100,6 +102,9 @@ class StreamView:
         if self._within_line:
             self._console.print()
             self._within_line = False
+        adjustments, self._adjustments = self._adjustments, []
+        for why in adjustments:
+            self._note("pace", why, "yellow")
 
 
 def _planned(plan: reasoning_pb2.Plan) -> str:

@@ -113,14 +113,15 @@ def test_a_broken_promise_is_missed() -> None:
     assert lines[0] == "  missed first answer token 7.5 ms of 5 ms ✗"
 
 
-def test_a_new_budget_is_told_between_two_lines() -> None:
+def test_a_change_of_pace_is_told_between_two_lines() -> None:
     change = reasoning_pb2.BudgetAdjustment(budget=pb.Budget(reasoning_tokens=20), why="it goes slowly")
     lines, _ = shown(
-        delta(pb.PHASE_REASONING, "hm"),
+        delta(pb.PHASE_REASONING, "34 + 5 = 3"),
         Response(adjustment=change),
-        delta(pb.PHASE_REASONING, "so"),
+        delta(pb.PHASE_REASONING, "9\n"),
+        delta(pb.PHASE_REASONING, "39 + 71"),
     )
-    assert lines == ["hm", "  budget 20 tokens now: it goes slowly", "so"]
+    assert lines == ["34 + 5 = 39", "    pace it goes slowly", "39 + 71"]
 
 
 def test_long_notes_are_wrapped_under_their_beginning() -> None:
