@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, quantiles
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import grpc
@@ -41,17 +42,20 @@ CONCURRENT = 32
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One problem's outcome. overshoot: reasoning tokens on the stream beyond budget and grace."""
+    """One problem's outcome. cut: the budget ended its reasoning. overshoot: reasoning tokens on the stream
+    beyond budget and grace.
+    """
 
     right: bool
     empty: bool
+    cut: bool
     reasoning_tokens: int
     overshoot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All problems at one budget."""
+    """All problems at one budget, in order."""
 
     budget: int
     answered: list[Answered]
@@ -97,36 +101,28 @@ def main() -> None:
 
 async def measure(model: Path, problems: Sequence[Problem], console: Console) -> list[Point]:
     """Asks all problems at all budgets."""
-    worker = await start_service("worker", ["--model", str(model), "--listen", "127.0.0.1:0"])
-    try:
-        async with grpc.aio.insecure_channel(worker.addresses["listen"]) as channel:
-            stub = WorkerServiceStub(channel)
-            with Progress(console=console, transient=True) as progress:
-                task = progress.add_task("problems", total=len(problems) * len(BUDGETS))
-                points = []
-                for budget in BUDGETS:
-                    answered = []
-                    async for outcome in answers(stub, problems, budget):
-                        answered.append(outcome)
-                        progress.advance(task)
-                    points.append(Point(budget, answered))
-                return points
-    finally:
-        await worker.stop()
-
-
-async def answers(
-    stub: WorkerServiceAsyncStub, problems: Sequence[Problem], budget: int
-) -> AsyncIterator[Answered]:
-    """Asks many problems at a time, and gives the outcomes as they come."""
     room = asyncio.Semaphore(CONCURRENT)
 
-    async def one(number: int, problem: Problem) -> Answered:
+    async def one(number: int, problem: Problem, budget: int) -> Answered:
         async with room:
-            return await ask(stub, f"{budget}-{number}", problem, budget)
+            answered = await ask(stub, f"{budget}-{number}", problem, budget)
+        progress.advance(task)
+        return answered
 
-    for outcome in asyncio.as_completed([one(n, p) for n, p in enumerate(problems)]):
-        yield await outcome
+    with TemporaryFile() as log:
+        worker = await start_service("worker", ["--model", str(model), "--listen", "127.0.0.1:0"], log=log)
+        try:
+            async with grpc.aio.insecure_channel(worker.addresses["listen"]) as channel:
+                stub = WorkerServiceStub(channel)
+                with Progress(console=console, transient=True) as progress:
+                    task = progress.add_task("problems", total=len(problems) * len(BUDGETS))
+                    points = []
+                    for budget in BUDGETS:
+                        asked = [one(number, problem, budget) for number, problem in enumerate(problems)]
+                        points.append(Point(budget, await asyncio.gather(*asked)))
+                    return points
+        finally:
+            await worker.stop()
 
 
 async def ask(stub: WorkerServiceAsyncStub, request_id: str, problem: Problem, budget: int) -> Answered:
@@ -139,7 +135,7 @@ async def ask(stub: WorkerServiceAsyncStub, request_id: str, problem: Problem, b
         budget=pb.Budget(reasoning_tokens=budget, grace_tokens=grace, answer_tokens=ANSWER),
         sampling=pb.SamplingParams(temperature=0),
     )
-    answer, streamed, reported = "", 0, 0
+    answer, streamed, reported, cut = "", 0, 0, False
     async for response in stub.Generate(request):
         if response.delta.phase == pb.PHASE_REASONING:
             streamed += len(response.delta.token_ids)
@@ -147,27 +143,38 @@ async def ask(stub: WorkerServiceAsyncStub, request_id: str, problem: Problem, b
             answer += response.delta.text
         if response.HasField("completion"):
             reported = response.completion.usage.reasoning_tokens
+            cut = response.completion.reasoning_end == pb.REASONING_END_BUDGET
     if streamed != reported:
         raise RuntimeError(f"{request_id}: {streamed} reasoning tokens on the stream, {reported} reported")
-    return Answered(
-        is_right(problem, answer), not answer.strip(), streamed, max(0, streamed - budget - grace)
-    )
+    overshoot = max(0, streamed - budget - grace)
+    return Answered(is_right(problem, answer), not answer.strip(), cut, streamed, overshoot)
 
 
 def table(points: Sequence[Point]) -> Table:
     """A row for each budget."""
-    found = Table(title=f"{len(points[0].answered)} held-out problems, greedy, grace {GRACE}")
-    for heading in ("budget", "accuracy", "mean reasoning tokens", "cut or over", "empty"):
+    found = Table(
+        title=f"{len(points[0].answered)} held-out problems, greedy, grace {GRACE}",
+        caption="tokens: mean reasoning; right then: of the cut; no_think: the same problems without",
+    )
+    for heading in ("budget", "right", "tokens", "cut", "right then", "no_think", "empty"):
         found.add_column(heading, justify="right")
     for point in points:
+        cut = [i for i, answered in enumerate(point.answered) if answered.cut]
         found.add_row(
-            str(point.budget) if point.budget else "0 (no_think)",
+            str(point.budget),
             f"{point.accuracy:.1%}",
             f"{point.mean_tokens:.1f}",
-            str(sum(a.reasoning_tokens >= point.budget > 0 for a in point.answered)),
+            str(len(cut)),
+            _share(point.answered[i].right for i in cut),
+            _share(points[0].answered[i].right for i in cut),
             str(sum(a.empty for a in point.answered)),
         )
     return found
+
+
+def _share(right: Iterable[bool]) -> str:
+    found = list(right)
+    return f"{mean(found):.1%}" if found else "–"
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
