@@ -73,7 +73,7 @@ def _cannot_start(why: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m controller", description="Holds each tenant's requests to what its policy promises."
+        prog="curfew controller", description="Holds each tenant's requests to what its policy promises."
     )
     parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy file (YAML)")
     parser.add_argument(
