@@ -196,6 +196,8 @@ def _choice(budget: int, bounds: _Bounds, room: float, tenant: TenantPolicy) -> 
             return "no_think as asked" if tenant.mode is ModePolicy.AUTO else "no_think by policy"
         if room < max(1, bounds.least):
             return "no_think, since reasoning does not fit"
+        if not math.isinf(room) and tenant.budget.grace.largest_budget(int(room)) < bounds.floor:
+            return f"no_think, since the {bounds.floor} tokens that the quality floor asks for do not fit"
         return "no_think, since reasoning is not worth its time"
     of = f"budget {budget} of at most {bounds.most}"
     if budget == bounds.most:

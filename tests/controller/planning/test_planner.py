@@ -240,6 +240,14 @@ def test_a_wish_to_think_is_granted_even_where_it_does_not_pay() -> None:
     assert decide(policy, replace(ASK, mode=Mode.THINK)).mode is Mode.THINK
 
 
+def test_no_think_below_the_floor_says_that_the_floor_does_not_fit() -> None:
+    curve = QualityCurve.through([(0, 0.3), (40, 0.3), (60, 0.9)])
+    policy = tenant(deadline_s=0.09, curve=curve, floor_budget=60, otherwise=Otherwise.BEST_EFFORT)
+    decision = decide(policy)
+    assert decision.mode is Mode.NO_THINK
+    assert decision.why.endswith("the 60 tokens that the quality floor asks for do not fit")
+
+
 def test_a_caller_may_give_up_its_floor() -> None:
     policy = tenant(curve=CURVE, floor_budget=60)
     assert decide(policy, replace(ASK, max_reasoning_tokens=10)).budget_tokens == 10
