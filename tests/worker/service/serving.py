@@ -46,6 +46,9 @@ GenerateResponse = worker_pb2.WorkerServiceGenerateResponse
 
 T = TypeVar("T")
 
+# Of a connection that takes little ahead of its reader.
+NARROW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+
 MODEL = small_model()
 RANDOM_SEED = 4321
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
 from curfew.v1 import worker_pb2
-from tests.worker.engine.small import small_model
+from curfew.v1.worker_pb2_grpc import WorkerServiceStub
+from tests.worker.engine.small import small_model, small_tokenizer
 from tests.worker.service.serving import (
+    MODEL,
+    NARROW,
     Answer,
     Steps,
     Worker,
@@ -21,6 +27,7 @@ from tests.worker.service.serving import (
     serving,
     told,
 )
+from worker.model.chat import Chat, Prompt, Turn
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -78,6 +85,9 @@ async def test_a_caller_that_leaves_while_its_request_waits_to_be_taken_never_ru
         running.cancel()
         await worker.between_steps(until_running(worker, 0))
         assert steps_with(worker, "early") == 0
+        # Nor does it keep its id.
+        steps.let_go()
+        await worker.ask(ask("early"))
 
 
 async def test_a_queued_request_can_be_left_too() -> None:
@@ -103,12 +113,17 @@ async def test_a_call_whose_deadline_passes_frees_its_slot() -> None:
 
 async def test_a_slow_reader_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     request = ask(reasoning=800)
-    request.sampling.top_logprobs = 20
-    async with serving(steps=Steps(endless=True)) as worker:
-        call = worker.stub.Generate(request)
+    request.sampling.top_logprobs = 20  # so that the messages are large
+    async with (
+        serving(steps=Steps(endless=True)) as worker,
+        grpc.aio.insecure_channel(worker.address, options=NARROW) as channel,
+    ):
+        call = WorkerServiceStub(channel).Generate(request)
         await call.read()
         await until_running(worker, 0)
         call.cancel()
+        # A drain returns when the call has ended here, too.
+        await worker.server.drain(3600.0)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -211,6 +226,30 @@ async def test_who_watches_the_health_is_told_and_does_not_hold_up_a_drain() -> 
         draining = asyncio.create_task(worker.server.drain(3600.0))
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         await draining
+
+
+class HeldChat(Chat):
+    """Takes as long as a test wants to encode a prompt."""
+
+    def __init__(self) -> None:
+        super().__init__(small_tokenizer())
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def prompt(self, turns: Sequence[Turn], *, think: bool) -> Prompt:
+        self.begun.set()
+        self.go_on.wait()
+        return super().prompt(turns, think=think)
+
+
+async def test_a_prompt_that_takes_long_to_encode_holds_up_nobody() -> None:
+    chat = HeldChat()
+    async with serving(replace(MODEL, chat=chat)) as worker:
+        asking = asyncio.create_task(worker.ask(ask()))
+        await asyncio.to_thread(chat.begun.wait)
+        assert await worker.serves()
+        assert not asking.done()
+        chat.go_on.set()
+        assert (await asking).events[-1] == "completion"
 
 
 async def test_health_is_told_while_a_prompt_of_a_hundred_thousand_tokens_is_computed() -> None:

@@ -19,6 +19,8 @@ from tests.worker.service.serving import (
     serving,
     told,
 )
+from worker.engine.events import Finished
+from worker.engine.sequence import Request
 
 Change = Callable[[GenerateRequest], object]
 USER, ASSISTANT, SYSTEM = pb.ROLE_USER, pb.ROLE_ASSISTANT, pb.ROLE_SYSTEM
@@ -219,25 +221,19 @@ async def test_an_id_is_free_as_soon_as_its_request_is_abandoned() -> None:
             assert (await worker.ask(ask("again"))).events[-1] == "completion"
 
 
-async def test_a_reader_that_is_late_does_not_end_the_next_request_of_its_id() -> None:
-    steps = Steps(held=True, endless=True)
-    slow = ask("same", reasoning=200, answer=200)
-    slow.sampling.top_logprobs = 20  # so that its messages fill the connection's window
-    async with serving(steps=steps) as worker:
-        late = worker.stub.Generate(slow)
-        steps.let_go()
-        await late.read()
-        await worker.until(lambda load: load.running == 0)
-        steps.held = True
-        next_of_id = aiter(worker.stub.Generate(ask("same")))
-        steps.let(1)
-        answer = Answer([await anext(next_of_id)])
-        late.cancel()
-        await worker.until(lambda load: load.running == 1)
-        steps.let_go()
-        async for response in next_of_id:
-            answer.take(response)
-        assert answer.events[-1] == "completion"
+async def test_leaving_late_does_not_end_the_next_request_of_the_same_id() -> None:
+    def request() -> Request:
+        return worker.reader.read(ask("same"), random_seed=0, now_s=0.0)
+
+    async with serving() as worker:
+        first = await worker.thread.submit(request())
+        while not first.complete:
+            await first.complete_within(1.0)
+        second = await worker.thread.submit(request())
+        worker.thread.cancel(first)
+        while not second.complete:
+            await second.complete_within(1.0)
+        assert isinstance(second.take()[-1], Finished)
 
 
 @pytest.mark.parametrize(
