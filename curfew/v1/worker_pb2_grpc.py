@@ -29,7 +29,8 @@ class WorkerServiceStub(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     def __init__(self, channel):
@@ -59,7 +60,8 @@ class WorkerServiceServicer(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     def Generate(self, request, context):
@@ -113,7 +115,8 @@ class WorkerService(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class WorkerServiceStub:
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     @_typing.overload
@@ -49,7 +50,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -64,7 +66,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while draining.
+    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
     @_abc_1.abstractmethod
