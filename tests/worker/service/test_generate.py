@@ -227,14 +227,16 @@ async def test_so_does_one_whose_time_to_think_was_over() -> None:
         while len(whole.tokens) < 10:
             whole.take(await anext(stream))
         clock.now_s += 5.0
+        steps.let(1)
+        whole.take(await anext(stream))
+        assert whole.responses[-1].strike.reason == pb.REASONING_END_DEADLINE
+        first = len(whole.tokens)
         steps.let_go()
         async for response in stream:
             whole.take(response)
         assert whole.completion.reasoning_end == pb.REASONING_END_DEADLINE
-        request.budget.reason_until.CopyFrom(duration(0.0))
-        struck = [response.HasField("strike") for response in whole.responses].index(True)
-        first = len(Answer(whole.responses[: struck + 1]).tokens)
         assert first < whole.count(REASONING), "it was cut without a grace: choose another seed"
+        request.budget.reason_until.CopyFrom(duration(0.0))
         for tokens in (*range(first, first + 6), len(whole.tokens) - 1):
             got, again = resumed_after(whole, tokens, request)
             assert_goes_on(got, await worker.ask(again), whole)
