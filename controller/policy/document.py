@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ruamel.yaml import YAML
-from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
-from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 
 Path = tuple[str | int, ...]
@@ -76,29 +85,14 @@ def show_path(path: Path) -> str:
     return text
 
 
-class _PlainComposer(Composer):
-    """Composes documents without aliases: `defaults` serves their purpose, and an alias can hold itself."""
-
-    def compose_node(self, parent: Node | None, index: int | Node | None) -> Node | None:
-        if self.parser.check_event(AliasEvent):
-            event = self.parser.get_event()
-            raise ComposerError(
-                problem=f"alias *{event.anchor} is not allowed; share settings through 'defaults'",
-                problem_mark=event.start_mark,
-            )
-        node: Node | None = super().compose_node(parent, index)
-        return node
-
-
 def read_document(text: str, file: str) -> Document:
     """Reads one YAML 1.2 document.
 
     Raises PolicyError for what is not YAML, duplicate keys, aliases, tags and keys without a value.
     """
-    yaml = YAML(typ="rt", pure=True)
-    yaml.Composer = _PlainComposer
+    reader = _Reader(text)
     try:
-        root = yaml.compose(text)
+        value = reader.read_root()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
@@ -113,10 +107,6 @@ def read_document(text: str, file: str) -> Document:
         raise PolicyError(file, [Problem(Mark(1, 1), f"not YAML: {_one_line(str(error))}")]) from None
     except RecursionError:
         raise PolicyError(file, [Problem(Mark(1, 1), "nested too deeply")]) from None
-    if root is None:
-        raise PolicyError(file, [Problem(Mark(1, 1), "the file is empty")])
-    reader = _Reader()
-    value = reader.read(root, ())
     if reader.problems:
         raise PolicyError(file, reader.problems)
     return Document(value, reader.marks, reader.key_marks)
@@ -126,50 +116,101 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "not YAML").split())
 
 
-def _mark(node: Node) -> Mark:
-    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
+def _mark(event: Event) -> Mark:
+    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 class _Reader:
-    """Walks the nodes once, collecting values, places and problems."""
+    """Goes through the parser's events once, collecting values, places and problems.
 
-    def __init__(self) -> None:
+    There are no nodes and no comments in between, as ruamel.yaml's own loaders make them: most of the time
+    that a file of many tenants takes is spent in the parser anyway.
+    """
+
+    def __init__(self, text: str) -> None:
         self.marks: dict[Path, Mark] = {}
         self.key_marks: dict[Path, Mark] = {}
         self.problems: list[Problem] = []
+        self._yaml = YAML(typ="safe", pure=True)
+        self._events: Iterator[Event] = self._yaml.parse(text)
 
-    def read(self, node: Node, path: Path) -> object:
-        self.marks[path] = _mark(node)
-        if isinstance(node, ScalarNode):
-            return self._scalar(node, path)
-        if isinstance(node, SequenceNode):
-            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._mapping(node, path)
+    def read_root(self) -> object:
+        """The one document's value."""
+        value: object = None
+        documents = 0
+        for event in self._events:
+            if isinstance(event, DocumentStartEvent):
+                documents += 1
+                if documents == 1:
+                    value = self._read(next(self._events), ())
+                else:
+                    problem = Problem(_mark(event), "a second document begins; a policy file has one")
+                    self.problems.append(problem)
+                    break
+        if documents == 0:
+            self.problems.append(Problem(Mark(1, 1), "the file is empty"))
+        return value
 
-    def _mapping(self, node: Node, path: Path) -> dict[str, object]:
+    def _read(self, event: Event, path: Path) -> object:
+        self.marks[path] = _mark(event)
+        if isinstance(event, ScalarEvent):
+            return self._scalar(event, path)
+        if isinstance(event, AliasEvent):
+            # `defaults` serves their purpose, and an alias can hold itself.
+            advice = "share settings through 'defaults'"
+            self.problems.append(
+                Problem(_mark(event), f"{_at(path)}alias *{event.anchor} is not allowed; {advice}")
+            )
+            return None
+        if isinstance(event, SequenceStartEvent):
+            return self._sequence(path)
+        return self._mapping(path)
+
+    def _sequence(self, path: Path) -> list[object]:
+        values: list[object] = []
+        while not isinstance(event := next(self._events), SequenceEndEvent):
+            values.append(self._read(event, (*path, len(values))))
+        return values
+
+    def _mapping(self, path: Path) -> dict[str, object]:
         values: dict[str, object] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode):
-                self.problems.append(Problem(_mark(key_node), f"{_at(path)}a key must be plain text"))
+        while not isinstance(event := next(self._events), MappingEndEvent):
+            if not isinstance(event, ScalarEvent):
+                self.problems.append(Problem(_mark(event), f"{_at(path)}a key must be plain text"))
+                self._skip(event)
+                self._skip(next(self._events))
                 continue
-            key = str(key_node.value)
+            key = str(event.value)
             here = (*path, key)
             if key in values:
                 first = self.key_marks[here]
                 self.problems.append(
                     Problem(
-                        _mark(key_node),
+                        _mark(event),
                         f"{show_path(here)}: duplicate key; the first is on line {first.line}",
                     )
                 )
+                self._skip(next(self._events))
                 continue
-            self.key_marks[here] = _mark(key_node)
-            values[key] = self.read(value_node, here)
+            self.key_marks[here] = _mark(event)
+            values[key] = self._read(next(self._events), here)
         return values
 
-    def _scalar(self, node: ScalarNode, path: Path) -> object:
-        text = str(node.value)
-        kind = str(node.tag or "").removeprefix("tag:yaml.org,2002:")
+    def _skip(self, event: Event) -> None:
+        """Leaves out the value that begins with an event."""
+        depth = 0
+        while True:
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth == 0:
+                return
+            event = next(self._events)
+
+    def _scalar(self, event: ScalarEvent, path: Path) -> object:
+        text = str(event.value)
+        tag = event.ctag
+        if tag is None or str(tag) == "!":
+            tag = self._yaml.resolver.resolve(ScalarNode, event.value, event.implicit)
+        kind = str(tag or "").removeprefix("tag:yaml.org,2002:")
         if kind == "null":
             # Nothing has no place of its own: it is reported at its key.
             mark = self.key_marks.get(path, self.marks[path])
@@ -186,7 +227,7 @@ class _Reader:
             return text  # .inf, .nan and exotic spellings stay text, which no number accepts
         if kind in ("str", "timestamp", "merge", "value"):
             return text
-        self.problems.append(Problem(_mark(node), f"{_at(path)}tag !{kind.lstrip('!')} is not allowed"))
+        self.problems.append(Problem(_mark(event), f"{_at(path)}tag !{kind.lstrip('!')} is not allowed"))
         return None
 
 
