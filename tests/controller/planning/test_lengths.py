@@ -84,7 +84,37 @@ def test_prompt_estimates_correct_themselves() -> None:
     assert abs(lengths.prompt_tokens(3100, bytes_per_token=4.5) - 1000) < 30
 
 
-def test_what_is_known_is_the_same_object_until_something_is_learnt() -> None:
+def test_a_prompt_of_another_kind_is_expected_to_take_other_lengths() -> None:
+    rng = random.Random(4)
     lengths = LengthModel()
-    lengths.learn_answer(5, 0.0)
-    assert lengths.estimate(0.0) is lengths.estimate(1.0)
+    for _ in range(300):
+        hard = rng.random() < 0.5
+        prompt = rng.randrange(90, 110) if hard else rng.randrange(40, 60)
+        lengths.learn_reasoning(rng.randrange(180, 220) if hard else rng.randrange(20, 30), True, prompt)
+        lengths.learn_answer(30 if hard else 3, 0.0, prompt)
+    easy, hard_one, any_one = (lengths.estimate(0.0, prompt) for prompt in (50, 100, None))
+    assert easy.reasoning.quantile(0.9) < 30 < 180 <= hard_one.reasoning.quantile(0.1)
+    assert easy.answer.median == 3
+    assert hard_one.answer.median == 30
+    assert any_one.reasoning.quantile(0.1) < 30 < 180 <= any_one.reasoning.quantile(0.9)
+    assert easy.answer_reserve == hard_one.answer_reserve == any_one.answer_reserve == 45
+
+
+@SETTINGS
+@given(OBSERVATIONS, st.integers(0, 40), st.integers(0, 60))
+def test_what_was_reached_without_a_stop_is_known(
+    observations: list[tuple[int, bool]], reached: int, more: int
+) -> None:
+    curve = StopCurve.estimate(observations)
+    left = 1 - product_limit(observations, reached - 1)
+    budget = reached + more
+    area = sum(1 - product_limit(observations, tokens) for tokens in range(reached, budget))
+    assert math.isclose(curve.expected_use(budget, reached), reached + area / left, abs_tol=1e-9)
+    for level in (0.1, 0.5, 0.9):
+        length = curve.quantile(level, reached)
+        assert length >= reached
+        if length < math.inf:
+            stopped = (product_limit(observations, int(length)) - 1 + left) / left
+            assert stopped >= level - 1e-6
+            at_most = product_limit(observations, int(length))
+            assert math.isclose(curve.stopped_by(int(length)), at_most, abs_tol=1e-12)
