@@ -4,6 +4,7 @@ from controller.policy.document import PolicyError, Problem, UnreadableError
 from controller.policy.live import LivePolicy
 from controller.policy.loading import load_policy, parse_policy
 from controller.policy.model import (
+    Brownout,
     BudgetRange,
     Grace,
     ModePolicy,
@@ -17,6 +18,7 @@ from controller.policy.model import (
 from controller.policy.quality import QualityCurve
 
 __all__ = [
+    "Brownout",
     "BudgetRange",
     "Grace",
     "LivePolicy",

@@ -35,12 +35,19 @@ class Report:
         return 1 if self.errors or (strict and self.warnings) else 0
 
 
-def check(file: FilePath, environ: Mapping[str, str] | None, case: Case | None = None) -> Report:
-    """Loads a file for what there is to say about it. environ: where API keys are looked for, if they are.
-    case: a request whose promises must be possible to keep, whatever its labels.
+def check(
+    file: FilePath,
+    environ: Mapping[str, str] | None,
+    secrets: FilePath | None = None,
+    case: Case | None = None,
+) -> Report:
+    """Loads a file for what there is to say about it.
+
+    environ, secrets: where API keys are looked for, if they are. case: a request whose promises must be
+    possible to keep, whatever its labels.
     """
     try:
-        policy = load_policy(file, environ)
+        policy = load_policy(file, environ, secrets)
     except PolicyError as error:
         return Report(file, None, error.problems, readable=not isinstance(error, UnreadableError))
     found = [*policy.warnings, *(_not_feasible(policy, case) if case is not None else ())]

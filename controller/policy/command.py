@@ -30,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    environ = os.environ if options.keys else None
+    environ = os.environ if options.keys or options.secrets is not None else None
     case = None
     if options.speed is not None:
         try:
             case = _case(options, {})
         except ValueError as error:
             return _trouble(str(error))
-    reports = [check(file, environ, case) for file in options.files]
+    reports = [check(file, environ, options.secrets, case) for file in options.files]
     sys.stdout.write(as_json(reports) if options.json else as_text(reports))
     return max(report.exit_code(options.strict) for report in reports)
 
@@ -128,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="exit with 1 for warnings too")
     command.add_argument(
         "--keys", action="store_true", help="look also whether the variables that hold API keys are set"
+    )
+    command.add_argument(
+        "--secrets", type=Path, metavar="DIR", help="look also for the API keys that files of DIR hold"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     _add_case(command, "default: whether promises can be kept is not looked at")

@@ -142,6 +142,7 @@ def _settings(policy: TenantPolicy) -> Mapping[str, str]:
         "weight": f"{policy.weight:g}",
         "priority": str(policy.priority),
         "when nothing fits": policy.otherwise.value,
+        "brownout": policy.brownout.value,
     }
 
 

@@ -41,7 +41,12 @@ class LivePolicy:
                 self._rejected = error
                 raise
             self._rejected = None
-            if policy.version == self._current.version:
+            if _identity(policy) == _identity(self._current):
                 return False
             self._current = policy
             return True
+
+
+def _identity(policy: Policy) -> tuple[str, dict[bytes, str]]:
+    """What makes it another policy: its text, and the keys that the text only names."""
+    return policy.version, {digest: tenant.name for digest, (_, tenant) in policy.keys.items()}

@@ -28,8 +28,9 @@ from controller.policy.units import shown
 MAX_BYTES = 16 * 2**20
 
 
-def load_policy(file: FilePath, environ: Mapping[str, str] | None) -> Policy:
-    """Loads a policy from a file; API keys referred to by name come from `environ`, and are left out without.
+def load_policy(file: FilePath, environ: Mapping[str, str] | None, secrets: FilePath | None = None) -> Policy:
+    """Loads a policy from a file; API keys referred to by name come from `environ` and from the files of the
+    directory `secrets`, and are left out without `environ`.
 
     Raises PolicyError; when the file cannot be read, UnreadableError.
     """
@@ -47,10 +48,12 @@ def load_policy(file: FilePath, environ: Mapping[str, str] | None) -> Policy:
         column = error.start - data.rfind(b"\n", 0, error.start)
         problem = Problem(Mark(line, column), f"byte 0x{data[error.start]:02x} is not UTF-8")
         raise PolicyError(str(file), [problem]) from None
-    return parse_policy(text, str(file), environ)
+    return parse_policy(text, str(file), environ, secrets)
 
 
-def parse_policy(text: str, name: str, environ: Mapping[str, str] | None) -> Policy:
+def parse_policy(
+    text: str, name: str, environ: Mapping[str, str] | None, secrets: FilePath | None = None
+) -> Policy:
     """Loads a policy from text; `name` stands for the file in errors. Raises PolicyError."""
     document = read_document(text, name)
     if not isinstance(document.value, dict):
@@ -62,7 +65,7 @@ def parse_policy(text: str, name: str, environ: Mapping[str, str] | None) -> Pol
     except ValidationError as error:
         problems = [_problem(document, details) for details in error.errors(include_url=False)]
         raise PolicyError(name, problems) from None
-    return resolve(file, document, name, text, environ)
+    return resolve(file, document, name, text, environ, secrets)
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:

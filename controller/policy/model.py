@@ -28,6 +28,23 @@ class Otherwise(Enum):
     BEST_EFFORT = "best_effort"
 
 
+class Brownout(Enum):
+    """How far load squeezes a request: not at all, to less thinking than it would get of an idle pool, to
+    none, to waiting for a better moment, to being turned away.
+    """
+
+    NONE = "none"
+    LESS = "less"
+    NO_THINK = "no_think"
+    QUEUE = "queue"
+    REJECT = "reject"
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether a request that may be squeezed so far may be kept from running at all."""
+        return self in (Brownout.QUEUE, Brownout.REJECT)
+
+
 @dataclass(frozen=True, slots=True)
 class Objectives:
     """What a tenant is promised. A time of None is not promised.
@@ -102,7 +119,8 @@ class TenantPolicy:
 
     rule: where it stands in the file, such as `tenants[2]` or `tenants[2].rules[0]`. version: of the policy
     that it is from. weight: what its quality is worth beside that of others. priority: 0 to 7, lower runs
-    first. rules: exceptions, of which the first that matches applies; a rule has none of its own.
+    first. brownout: how far load may squeeze them. rules: exceptions, of which the first that matches
+    applies; a rule has none of its own.
     """
 
     name: str
@@ -115,6 +133,7 @@ class TenantPolicy:
     weight: float
     priority: int
     otherwise: Otherwise
+    brownout: Brownout = Brownout.REJECT
     rules: tuple[Rule, ...] = ()
 
     def for_labels(self, labels: Mapping[str, str]) -> TenantPolicy:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import TypeVar
 
 from controller.policy.document import Document, Path, PolicyError, Problem, show_path
 from controller.policy.model import (
+    Brownout,
     BudgetRange,
     Grace,
     ModePolicy,
@@ -22,6 +25,7 @@ from controller.policy.model import (
 )
 from controller.policy.quality import QualityCurve
 from controller.policy.schema import PolicyFile, Settings, TenantSection, did_you_mean
+from controller.policy.secrets import read_digests
 from controller.policy.units import format_duration
 
 T = TypeVar("T")
@@ -36,11 +40,19 @@ DEFAULT_PRIORITY = 3
 
 
 def resolve(
-    file: PolicyFile, document: Document, name: str, text: str, environ: Mapping[str, str] | None
+    file: PolicyFile,
+    document: Document,
+    name: str,
+    text: str,
+    environ: Mapping[str, str] | None,
+    secrets: FilePath | None,
 ) -> Policy:
-    """The policy that a file of right form describes. Raises PolicyError."""
+    """The policy that a file of right form describes. Raises PolicyError.
+
+    environ, secrets: where API keys are looked for; without the first, nowhere.
+    """
     version = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return _Resolver(file, document, version, environ).policy(name, text)
+    return _Resolver(file, document, version, environ, secrets).policy(name, text)
 
 
 class _Layers:
@@ -77,12 +89,18 @@ class _Resolver:
     """One pass over the file; collects problems instead of stopping at the first."""
 
     def __init__(
-        self, file: PolicyFile, document: Document, version: str, environ: Mapping[str, str] | None
+        self,
+        file: PolicyFile,
+        document: Document,
+        version: str,
+        environ: Mapping[str, str] | None,
+        secrets: FilePath | None,
     ) -> None:
         self._file = file
         self._document = document
         self._version = version
         self._environ = environ
+        self._secrets = secrets
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
         self._conflicts: set[tuple[Path, str]] = set()
@@ -193,6 +211,7 @@ class _Resolver:
             weight=layers.get(lambda s: s.weight, 1.0),
             priority=layers.get(lambda s: s.priority, DEFAULT_PRIORITY),
             otherwise=layers.get(lambda s: s.otherwise, Otherwise.REFUSE),
+            brownout=layers.get(lambda s: s.brownout, Brownout.REJECT),
         )
 
     def _objectives(self, layers: _Layers) -> Objectives:
@@ -291,22 +310,37 @@ class _Resolver:
         """Digests of the tenant's keys, with where each comes from."""
         if section.key is not None and section.keys is not None:
             self._problem((*path, "key"), "set either key or keys")
+        if section.key is not None and (section.key.env is None) == (section.key.file is None):
+            self._problem((*path, "key"), "set either env or file")
+            return []
         if section.keys is not None:
             return [((*path, "keys", index), digest) for index, digest in enumerate(section.keys)]
         if self._environ is None:
             return []
-        if section.key is None:
-            # Three lines make a tenant: the variable's name then follows from its own.
-            variable = "CURFEW_KEY_" + "".join(c if c.isalnum() else "_" for c in section.name).upper()
-            where: Path = path
-        else:
+        if section.key is not None and section.key.file is not None:
+            return self._from_file(section.key.file, (*path, "key", "file"))
+        where: Path
+        if section.key is not None and section.key.env is not None:
             variable, where = section.key.env, (*path, "key", "env")
+        else:
+            # Three lines make a tenant: the variable's name then follows from its own.
+            variable, where = "CURFEW_KEY_" + re.sub("[^A-Z0-9]", "_", section.name.upper()), path
         key = self._environ.get(variable, "")
         if not key:
             if section.key is not None:
                 self._problem(where, f"environment variable {variable} is not set")
             return []
         return [(where, hashlib.sha256(key.encode()).digest())]
+
+    def _from_file(self, secret: str, where: Path) -> list[tuple[Path, bytes]]:
+        if self._secrets is None:
+            self._problem(where, "there is no secrets directory; give it with --secrets")
+            return []
+        try:
+            return [(where, digest) for digest in read_digests(self._secrets, secret)]
+        except ValueError as error:
+            self._problem(where, str(error))
+            return []
 
 
 def _unknown(name: str, kind: str, known: Mapping[str, object]) -> str:

@@ -15,7 +15,8 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from controller.policy.model import Grace, ModePolicy, Otherwise
+from controller.policy.model import Brownout, Grace, ModePolicy, Otherwise
+from controller.policy.secrets import DIGEST
 from controller.policy.units import (
     COUNT,
     DURATION,
@@ -39,8 +40,9 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}")
+"""Keys of a Kubernetes Secret, but for those with a dot in front, which name its mechanism."""
 
 
 def did_you_mean(value: object, words: Iterable[str]) -> str:
@@ -129,7 +131,7 @@ def _parse_name(value: object) -> str:
 
 
 def _parse_digest(value: object) -> bytes:
-    if not isinstance(value, str) or _DIGEST.fullmatch(value) is None:
+    if not isinstance(value, str) or DIGEST.fullmatch(value) is None:
         # Not shown: somebody may have put the key itself here.
         raise ValueError(
             "not a key's digest; write sha256: and the 64 hexadecimal digits of the key's SHA-256"
@@ -140,6 +142,14 @@ def _parse_digest(value: object) -> bytes:
 def _parse_variable(value: object) -> str:
     if not isinstance(value, str) or _VARIABLE.fullmatch(value) is None:
         raise ValueError(f"{shown(value)} is not the name of an environment variable, such as SUPPORT_KEY")
+    return value
+
+
+def _parse_secret(value: object) -> str:
+    if not isinstance(value, str) or _SECRET.fullmatch(value) is None:
+        raise ValueError(
+            f"{shown(value)} is not the name of a file in the secrets directory, such as support-key"
+        )
     return value
 
 
@@ -227,10 +237,13 @@ Name = Annotated[str, _read_with(_parse_name), _schema("name", _text(_NAME.patte
 Digest = Annotated[
     bytes,
     _read_with(_parse_digest),
-    _schema("digest", _text(_DIGEST.pattern), examples=["sha256:" + "0123456789abcdef" * 4]),
+    _schema("digest", _text(DIGEST.pattern), examples=["sha256:" + "0123456789abcdef" * 4]),
 ]
 Variable = Annotated[
     str, _read_with(_parse_variable), _schema("variable", _text(_VARIABLE.pattern), examples=["SUPPORT_KEY"])
+]
+Secret = Annotated[
+    str, _read_with(_parse_secret), _schema("secret", _text(_SECRET.pattern), examples=["support-key"])
 ]
 Version = Annotated[str, _read_with(_parse_version), WithJsonSchema({"title": "word", "enum": [API_VERSION]})]
 Label = Annotated[str, _read_with(_parse_label), _schema("label", _LABEL, examples=["task"])]
@@ -259,6 +272,7 @@ Point = Annotated[
     ),
 ]
 Mode = Annotated[ModePolicy, _read_with(_parse_word(ModePolicy)), _words(ModePolicy)]
+BrownoutWord = Annotated[Brownout, _read_with(_parse_word(Brownout)), _words(Brownout)]
 OtherwiseWord = Annotated[Otherwise, _read_with(_parse_word(Otherwise)), _words(Otherwise)]
 
 
@@ -330,13 +344,22 @@ class Settings(Section):
     whose deadline is earliest. Default: 3."""
     otherwise: OtherwiseWord | None = None
     """When no plan keeps the promise: `refuse` the request, or take the `best_effort`. Default: refuse."""
+    brownout: BrownoutWord | None = None
+    """How far load may squeeze requests: `none` at all; to `less` thinking than an idle pool would give them; to
+    `no_think`; to the `queue`, where they wait for a better moment; to `reject`. A tenant that asks for no more
+    than its share of the pool, by weight, is not squeezed. Default: reject."""
 
 
 class KeySection(Section):
-    """Where an API key is found."""
+    """Where the API key is found; one of these."""
 
-    env: Variable
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    env: Variable | None = None
     """The environment variable of the controller that holds it."""
+    file: Secret | None = None
+    """The file in the controller's `--secrets` directory that holds it, read again with every reload: a key a
+    line, itself or as `sha256:` and its digest. While keys are exchanged both may be in it."""
 
 
 class RuleSection(Settings):

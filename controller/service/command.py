@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     # It tells of every change in the policy's directory, be it to another file.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
-        policy = LivePolicy(lambda: load_policy(options.policy, os.environ))
+        policy = LivePolicy(lambda: load_policy(options.policy, os.environ, options.secrets))
     except PolicyError as error:
         return _cannot_start(str(error))
     log_doubts(options.policy, policy.current)
@@ -58,7 +58,7 @@ async def _serve(policy: LivePolicy, options: argparse.Namespace) -> int:
             log.warning("no worker is available yet")
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
         sys.stdout.flush()
-        watching = asyncio.create_task(watch(options.policy, policy))
+        watching = asyncio.create_task(watch(options.policy, policy, secrets=options.secrets))
         await stop.wait()
         log.info("draining")
         watching.cancel()
@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="curfew controller", description="Holds each tenant's requests to what its policy promises."
     )
     parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy file (YAML)")
+    parser.add_argument(
+        "--secrets", type=Path, metavar="DIR", help="where the files are that hold API keys (none)"
+    )
     parser.add_argument(
         "--worker",
         type=_target,

@@ -27,17 +27,18 @@ file system whose changes are not reported.
 Signature = tuple[int, int, int, int] | None
 
 
-async def watch(file: Path, policy: LivePolicy, look_s: float = LOOK_S) -> None:
-    """Reloads whenever the file changes, until cancelled.
+async def watch(file: Path, policy: LivePolicy, look_s: float = LOOK_S, secrets: Path | None = None) -> None:
+    """Reloads whenever the file changes, or one in the directory `secrets`, until cancelled.
 
     Its directory is watched and not the file, which a Kubernetes ConfigMap changes by renaming a link beside
     it (`..data`) and an editor by renaming another file over it. A file with errors is logged and changes
     nothing.
     """
-    seen: Signature = None
-    async with aclosing(_wakeups(file.parent, look_s)) as wakeups:
+    seen: list[Signature] = []
+    directories = [file.parent] if secrets is None else [file.parent, secrets]
+    async with aclosing(_wakeups(directories, look_s)) as wakeups:
         async for _ in wakeups:
-            now = _signature(file)
+            now = [_signature(each) for each in (file, *_files(secrets))]
             if now == seen:
                 continue
             # Taken before reading: a change in between is another one.
@@ -70,13 +71,13 @@ def log_doubts(file: Path, policy: Policy) -> None:
         log.warning("tenant %s has no API key, so nobody can call as it; set %s", name, variable)
 
 
-async def _wakeups(directory: Path, look_s: float) -> AsyncGenerator[None, None]:
-    """Now, when something in a directory has changed, and from time to time."""
+async def _wakeups(directories: list[Path], look_s: float) -> AsyncGenerator[None, None]:
+    """Now, when something in one of the directories has changed, and from time to time."""
     yield
     told = False
     while True:
         changes = awatch(
-            directory,
+            *directories,
             watch_filter=None,
             recursive=False,
             step=SETTLE_MS,
@@ -88,14 +89,21 @@ async def _wakeups(directory: Path, look_s: float) -> AsyncGenerator[None, None]
                 yield
         except (OSError, RuntimeError) as error:  # it is gone, or the system has no more watches to give
             if not told:
-                log.warning(
-                    "%s cannot be watched (%s), so it is looked at every %g s", directory, error, look_s
-                )
+                names = ", ".join(map(str, directories))
+                log.warning("%s cannot be watched (%s), so it is looked at every %g s", names, error, look_s)
                 told = True
         finally:
             await changes.aclose()
         await asyncio.sleep(look_s)
         yield
+
+
+def _files(directory: Path | None) -> list[Path]:
+    """The files of a directory, by name; none when it cannot be read."""
+    try:
+        return [] if directory is None else sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _signature(file: Path) -> Signature:

@@ -45,14 +45,14 @@ def remove(file: Path) -> None:
 class Noted(LivePolicy):
     """Tells what came of each reload."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, secrets: Path | None = None) -> None:
         self.broken = False
         self.outcomes: asyncio.Queue[bool | Exception] = asyncio.Queue()
 
         def read() -> Policy:
             if self.broken:
                 raise MemoryError
-            return load_policy(file, KEYS)
+            return load_policy(file, KEYS, secrets)
 
         super().__init__(read)
 
@@ -131,6 +131,22 @@ async def test_a_config_map_that_is_swapped_comes_into_force(tmp_path: Path) -> 
     async with watched(file, NEVER_S) as policy:
         number = await changes_until_noticed(policy, swap)
         assert policy.budget == number
+
+
+async def test_keys_in_files_that_change_come_into_force(tmp_path: Path) -> None:
+    secrets, file = tmp_path / "secrets", tmp_path / "policy.yaml"
+    secrets.mkdir()
+    put(secrets / "analyst-key", "old-key")
+    file.write_text(text(10).replace("env: ANALYST", "file: analyst-key"))
+    policy = Noted(file, secrets)
+    watching = asyncio.create_task(watch(file, policy, NEVER_S, secrets))
+    try:
+        assert await policy.outcome() is False
+        number = await changes_until_noticed(policy, lambda n: put(secrets / "analyst-key", f"new-key-{n}"))
+        assert policy.current.tenant_of(f"new-key-{number}") is policy.current.tenants["analyst"]
+        assert policy.current.tenant_of("old-key") is None
+    finally:
+        watching.cancel()
 
 
 async def test_a_change_that_the_directory_does_not_report_is_found_by_looking(tmp_path: Path) -> None:
