@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from google.protobuf.duration_pb2 import Duration
-
 from controller.planning.decision import Decision, Mode
+from curfew.rpc.durations import duration, seconds
 from curfew.v1 import generation_pb2
+
+__all__ = ["MODE", "WISH", "budget", "duration", "seconds"]
 
 MODE = {Mode.THINK: generation_pb2.MODE_THINK, Mode.NO_THINK: generation_pb2.MODE_NO_THINK}
 """The contract's mode for a decision's."""
 
 WISH = {generation_pb2.MODE_UNSPECIFIED: None} | {wire: mode for mode, wire in MODE.items()}
 """A wish for a mode, from the contract's."""
-
-
-def duration(seconds: float) -> Duration:
-    """Seconds as a message, to the nanosecond."""
-    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
-
-
-def seconds(message: Duration) -> float:
-    """A message as seconds."""
-    return message.seconds + message.nanos * 1e-9
 
 
 def budget(decision: Decision, elapsed_s: float) -> generation_pb2.Budget:

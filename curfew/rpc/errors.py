@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from curfew.rpc.durations import duration
 
 DOMAIN = "curfew"
 
@@ -58,9 +60,7 @@ def reason(name: str, **metadata: object) -> error_details_pb2.ErrorInfo:
 
 def retry_after(seconds: float) -> error_details_pb2.RetryInfo:
     """A detail that tells when to try again."""
-    delay = duration_pb2.Duration()
-    delay.FromNanoseconds(round(seconds * 1e9))
-    return error_details_pb2.RetryInfo(retry_delay=delay)
+    return error_details_pb2.RetryInfo(retry_delay=duration(seconds))
 
 
 def _shortened(text: str) -> str:

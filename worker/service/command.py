@@ -16,20 +16,22 @@ from pathlib import Path
 
 import torch
 
+from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine
-from worker.engine.memory import parse_bytes, plan_memory
+from worker.engine.memory import capacity, parse_bytes, plan_memory
 from worker.model.chat import Chat
 from worker.model.config import ModelConfig
 from worker.model.heap import keep_freed_memory
+from worker.model.linear import WeightFormat
+from worker.model.network import Network
 from worker.model.progress import loading_bar
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
-from worker.service.responses import duration
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.service.warmup import Speed, measure
 
@@ -60,6 +62,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
     add("--device", default="cpu", help="such as cpu or cuda:0")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")
+    add(
+        "--weights",
+        default=WeightFormat.FULL.value,
+        choices=[weights.value for weights in WeightFormat],
+        help="how the layers' projections are held: int8 and fp8 take half of bfloat16's memory",
+    )
     add(
         "--kernels",
         default=os.environ.get("CURFEW_KERNELS"),
@@ -142,6 +150,7 @@ def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
             device=device,
             dtype=dtype,
             kernels=options.kernels,
+            weights=WeightFormat(options.weights),
             dummy=options.load_format == "dummy",
             progress=progress,
         )
@@ -154,7 +163,9 @@ def _memory_plan(options: argparse.Namespace) -> str:
         raise ValueError("--plan-memory needs --device-memory, such as 22GiB")
     dtype = torch.float32 if options.dtype == "float32" else torch.bfloat16
     config = ModelConfig.load(options.model)
-    return plan_memory(config, options.device_memory, _engine_options(options), dtype=dtype).table()
+    memory, engine = options.device_memory, _engine_options(options)
+    plan = plan_memory(config, memory, engine, dtype=dtype, weights=WeightFormat(options.weights))
+    return f"{plan.table()}\n{capacity(config, memory, engine, dtype=dtype)}"
 
 
 def _engine_options(options: argparse.Namespace) -> EngineOptions:
@@ -246,7 +257,7 @@ def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorke
         model=model.name,
         version=version("curfew"),
         device=name,
-        dtype=str(network.dtype).removeprefix("torch."),
+        dtype=_number_types(network),
         limits=pb.WorkerLimits(
             max_sequence_tokens=settings.max_sequence_tokens,
             slots=settings.slots,
@@ -263,6 +274,12 @@ def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorke
         ),
         bytes_per_token=_bytes_per_token(model.chat),
     )
+
+
+def _number_types(network: Network) -> str:
+    """Such as "float32", or "bfloat16, int8 weights"."""
+    dtype = str(network.dtype).removeprefix("torch.")
+    return dtype if network.weights is WeightFormat.FULL else f"{dtype}, {network.weights.value} weights"
 
 
 def _bytes_per_token(chat: Chat) -> float:

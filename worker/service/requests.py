@@ -10,6 +10,7 @@ from typing import Literal
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from curfew.rpc.durations import seconds
 from curfew.rpc.errors import invalid
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
@@ -241,4 +242,4 @@ def _optional_seconds(message: Message, name: str, path: str, wrong: _Violations
     # What google.protobuf.Duration allows, without the negative half.
     holds = 0 <= value.seconds <= _MAX_DURATION_S and 0 <= value.nanos < 10**9
     wrong.check(holds, path, f"must be 0 s or longer, is {value.seconds} s and {value.nanos} ns")
-    return value.seconds + value.nanos / 1e9
+    return seconds(value)

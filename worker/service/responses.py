@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from google.protobuf.duration_pb2 import Duration
-
+from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.engine.events import Finished, Load, Piece, Started
@@ -92,12 +91,6 @@ def load(now: Load) -> worker_pb2.WorkerLoad:
         step=None if now.step_s is None else duration(now.step_s),
         tokens_per_s=now.tokens_per_s,
     )
-
-
-def duration(seconds: float) -> Duration:
-    """Seconds as a duration, to the microsecond."""
-    micros = round(seconds * 1e6)
-    return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
 
 
 def _logprobs(report: TokenLogprobs) -> pb.TokenLogprobs:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import torch
-from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 from torch import Tensor
 
+from curfew.rpc.durations import duration
 from curfew.rpc.server import Server
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
@@ -243,12 +243,6 @@ def ask(
     if reason_until_s is not None:
         request.budget.reason_until.CopyFrom(duration(reason_until_s))
     return request
-
-
-def duration(seconds: float) -> Duration:
-    value = Duration()
-    value.FromNanoseconds(round(seconds * 1e9))
-    return value
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 
+from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
@@ -19,7 +20,6 @@ from tests.worker.service.serving import (
     GenerateRequest,
     Steps,
     ask,
-    duration,
     serving,
     told,
 )
