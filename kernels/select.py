@@ -33,6 +33,7 @@ class Kernels:
         [Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], PrefillIndex], Tensor
     ]
     attention_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    quantised_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     relu2: Callable[[Tensor], Tensor]
     time_steps: Callable[[Tensor, Tensor, float, float], Tensor]
 

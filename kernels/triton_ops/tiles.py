@@ -77,3 +77,36 @@ def decode_splits(sequences: int, kv_heads: int) -> int:
     [32, 8, 2, 1]
     """
     return max(1, min(32, 512 // (sequences * kv_heads)))
+
+
+@dataclass(frozen=True, slots=True)
+class LinearTiles:
+    """How a product with a quantised weight is divided: a program takes outputs × tokens of the result and
+    goes over `share` of the inputs, `inputs` at once.
+    """
+
+    outputs: int
+    tokens: int
+    inputs: int
+    share: int
+    warps: int
+    stages: int
+
+
+def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> LinearTiles:
+    """Tiles for few tokens, whose time is the weight's bytes, and for many. wide: the device is a Hopper.
+
+    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 64, 65)]
+    [1536, 1536, 10240]
+    >>> [linear_tiles(tokens, 4480, 10240, wide=True).tokens for tokens in (1, 17, 64, 65)]
+    [16, 32, 64, 128]
+    """
+    if tokens > 64:
+        return LinearTiles(128, 128, 64, inputs, 8, 3 if wide else 2)
+    block, step = 64, 128
+    shares = max(1, 512 // -(-outputs // block))
+    steps = -(-inputs // step)
+    share = -(-steps // min(shares, steps)) * step
+    return LinearTiles(
+        block, max(16, power_of_two(tokens)), step, min(share, inputs), 2, 3 if tokens > 32 else 4
+    )

@@ -17,6 +17,7 @@ from worker.model.chat import Chat
 from worker.model.checkpoint import load_network
 from worker.model.config import ModelConfig
 from worker.model.dummy import DummyTensors
+from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -63,12 +64,13 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     kernels: str | None = None,
+    weights: WeightFormat = WeightFormat.FULL,
     dummy: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
     """Loads a Hugging Face model directory. kernels: see `kernels_for`; by default those of PyTorch for an
-    fp32 model. dummy: with random weights, for measuring a shape without its checkpoint. progress: see
-    `load_network`.
+    fp32 model. weights: how the projections are held; they are quantised as they are read. dummy: with
+    random weights, for measuring a shape without its checkpoint. progress: see `load_network`.
 
     Raises UnsupportedModelError, CheckpointError or OSError; the message names the file. ValueError and
     ImportError are those of `kernels_for`.
@@ -78,9 +80,12 @@ def load_model(
     # Triton's tiles are for numbers of two bytes: in fp32 they would spill their registers.
     chosen = kernels_for(device, kernels or ("torch" if dtype == torch.float32 else None))
     if dummy:
-        network = Network(config, DummyTensors(device=device, dtype=dtype), chosen, dtype=dtype)
+        tensors = DummyTensors(device=device, dtype=dtype)
+        network = Network(config, tensors, chosen, dtype=dtype, weights=weights)
     else:
-        network = load_network(directory, config, chosen, dtype=dtype, device=device, progress=progress)
+        network = load_network(
+            directory, config, chosen, dtype=dtype, weights=weights, device=device, progress=progress
+        )
     return Model(directory.resolve().name, config, chat, network)
 
 

@@ -5,7 +5,8 @@ No device and no checkpoint is asked; the plan holds for any that has the memory
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +15,7 @@ from worker.engine.build import EngineOptions, page_count, prefill_tokens
 from worker.engine.workspace import estimate_workspace
 from worker.model.config import ModelConfig
 from worker.model.dummy import DummyTensors
+from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -24,6 +26,8 @@ _UNUSABLE_SHARE = 0.05
 _RUNTIME_BYTES = int(1.3 * _GIB)
 # Of the latter, what CUDA and its libraries take before the first step.
 _CUDA_BYTES = int(0.65 * _GIB)
+# Far more than one step takes.
+_MOST_SEQUENCES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,12 @@ class MemoryPlan:
         return "\n".join(f"{name:8} {size / _GIB:8.2f} GiB  {note}".rstrip() for name, size, note in lines)
 
 
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Memory of the weights, counted by asking for each as the network does when it is loaded."""
+def weight_bytes(config: ModelConfig, dtype: torch.dtype, weights: WeightFormat = WeightFormat.FULL) -> int:
+    """Memory of the weights, counted on a network of that config that has no memory."""
     tensors = DummyTensors(device=torch.device("meta"), dtype=dtype)
-    Network(config, tensors, kernels_for(torch.device("cpu"), "torch"), dtype=dtype)
-    return tensors.parameters * dtype.itemsize
+    kernels = kernels_for(torch.device("cpu"), "torch")
+    network = Network(config, tensors, kernels, dtype=dtype, weights=weights)
+    return sum(tensor.nbytes for tensor in network.tensors())
 
 
 def plan_memory(
@@ -94,6 +99,7 @@ def plan_memory(
     options: EngineOptions,
     *,
     dtype: torch.dtype = torch.bfloat16,
+    weights: WeightFormat = WeightFormat.FULL,
     ssm_dtype: torch.dtype = torch.float32,
 ) -> MemoryPlan:
     """Divides a device's memory. Without `max_sequence_tokens` in the options, pages are for the model's
@@ -102,6 +108,54 @@ def plan_memory(
     Raises ValueError when weights, slots and one page for each do not fit; the message says what is
     missing.
     """
+    return _divide(config, device_bytes, options, weight_bytes(config, dtype, weights), dtype, ssm_dtype)
+
+
+def sequences_that_fit(
+    config: ModelConfig,
+    device_bytes: int,
+    options: EngineOptions,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    weights: WeightFormat = WeightFormat.FULL,
+    ssm_dtype: torch.dtype = torch.float32,
+) -> int:
+    """The most sequences that a device holds at once, each as long as `options` allow; 0 when none does. The
+    slots of `options` do not count.
+    """
+    longest = options.max_sequence_tokens or config.max_sequence_tokens
+    held = weight_bytes(config, dtype, weights)
+
+    def lacks_room(slots: int) -> bool:
+        try:
+            plan = _divide(config, device_bytes, replace(options, slots=slots), held, dtype, ssm_dtype)
+        except ValueError:
+            return True
+        return plan.kv_tokens < slots * longest
+
+    return bisect_left(range(1, _MOST_SEQUENCES + 1), True, key=lacks_room)
+
+
+def capacity(
+    config: ModelConfig, device_bytes: int, options: EngineOptions, *, dtype: torch.dtype = torch.bfloat16
+) -> str:
+    """One line: how many sequences fit with the weights in each format."""
+    counts = (
+        f"{sequences_that_fit(config, device_bytes, options, dtype=dtype, weights=weights)} ({weights.value})"
+        for weights in WeightFormat
+    )
+    longest = options.max_sequence_tokens or config.max_sequence_tokens
+    return f"sequences of {longest} tokens that fit, by the weights' format: {', '.join(counts)}"
+
+
+def _divide(
+    config: ModelConfig,
+    device_bytes: int,
+    options: EngineOptions,
+    weights: int,
+    dtype: torch.dtype,
+    ssm_dtype: torch.dtype,
+) -> MemoryPlan:
     meta = torch.device("meta")
     one = Pools.allocate(
         config,
@@ -119,7 +173,6 @@ def plan_memory(
         number_bytes=dtype.itemsize,
     )
     usable = int(device_bytes * (1 - _UNUSABLE_SHARE)) - max(_RUNTIME_BYTES, _CUDA_BYTES + workspace)
-    weights = weight_bytes(config, dtype)
     least = weights + (options.slots + options.checkpoints) * one.slot_bytes + options.slots * one.page_bytes
     if least > usable:
         raise ValueError(

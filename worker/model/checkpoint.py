@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels import Kernels
 from worker.model.config import ModelConfig
+from worker.model.linear import WeightFormat
 from worker.model.network import Network
 
 # The original checkpoints say `backbone.`, those saved by some versions of transformers `model.`.
@@ -71,7 +72,8 @@ class Checkpoint:
             )
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(
-                f"{path}: tensor {name!r} is of type {tensor.dtype}: quantised weights are not supported"
+                f"{path}: tensor {name!r} is of type {tensor.dtype}:"
+                " quantised checkpoints are not supported, --weights quantises"
             )
         self._read.add(name)
         self._progress(len(self._read), len(self._file_of))
@@ -116,11 +118,12 @@ def load_network(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    weights: WeightFormat = WeightFormat.FULL,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Network:
-    """Loads the weights of a model directory. Raises CheckpointError."""
+    """Loads the weights of a model directory, the projections as `weights` says. Raises CheckpointError."""
     checkpoint = Checkpoint(directory, device=device, progress=progress)
-    network = Network(config, checkpoint, kernels, dtype=dtype)
+    network = Network(config, checkpoint, kernels, dtype=dtype, weights=weights)
     # Some files hold the head although it is the embeddings.
     checkpoint.check_all_read(*(["lm_head.weight"] if config.tied_embeddings else []))
     return network

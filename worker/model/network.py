@@ -6,7 +6,9 @@ Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from kernels import Kernels
 from kernels.layout import PrefillIndex, StepLayout
 from worker.model.config import LayerKind, ModelConfig
+from worker.model.linear import Linear, Projection, WeightFormat, projection
 from worker.model.pools import Pools
 
 
@@ -26,39 +29,20 @@ class Tensors(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """A projection y = x·weight + bias; weight [in, out]."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    @staticmethod
-    def prepare(weight: Tensor, bias: Tensor | None) -> Linear:
-        """From a published weight [out, in]. Products with few rows, as in decode, are fastest on a CPU with
-        rows of the transposed weight contiguous in fp32, and with the weight as it is in bf16.
-        """
-        weight = weight.t()
-        return Linear(weight.contiguous() if weight.dtype == torch.float32 else weight, bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
-
-
-@dataclass(frozen=True, slots=True)
 class MambaLayer:
     """Weights of a Mamba-2 mixer. C = conv channels, inner = heads × head_dim; in_proj gives [z inner | xBC C
     | dt heads]. Norms, dt_bias, a = −exp(A_log) and d are fp32 in a model of any type.
     """
 
     norm: Tensor
-    in_proj: Linear
+    in_proj: Projection
     conv_weight: Tensor  # [K, C]
     conv_bias: Tensor | None
     dt_bias: Tensor
     a: Tensor
     d: Tensor
     gated_norm: Tensor
-    out_proj: Linear
+    out_proj: Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +50,8 @@ class AttentionLayer:
     """Weights of an attention mixer: queries, keys and values in one projection."""
 
     norm: Tensor
-    qkv_proj: Linear
-    out_proj: Linear
+    qkv_proj: Projection
+    out_proj: Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +59,8 @@ class MlpLayer:
     """Weights of an MLP mixer, down(relu(up(x))²)."""
 
     norm: Tensor
-    up: Linear
-    down: Linear
+    up: Projection
+    down: Projection
 
 
 Layer = MambaLayer | AttentionLayer | MlpLayer
@@ -86,18 +70,27 @@ class Network:
     """A model's weights, arranged for running, and its forward pass. Immutable once made."""
 
     def __init__(
-        self, config: ModelConfig, tensors: Tensors, kernels: Kernels, *, dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        tensors: Tensors,
+        kernels: Kernels,
+        *,
+        dtype: torch.dtype = torch.float32,
+        weights: WeightFormat = WeightFormat.FULL,
     ) -> None:
         """Arranges the checkpoint's tensors, converted to `dtype` but for what must be fp32 (norms and the
-        scan's parameters). Raises what `tensors` raises for missing or misshapen ones.
+        scan's parameters) and for the layers' projections, which are held as `weights` says. Raises what
+        `tensors` raises for missing or misshapen ones.
         """
         self.config = config
+        self.weights = weights
         self._kernels = kernels
+        project = partial(projection, weights=weights, kernels=kernels)
         hidden, vocab = config.hidden_size, config.vocab_size
         self._embeddings = tensors("embeddings.weight", vocab, hidden).to(dtype)
         norms = [tensors(f"layers.{n}.norm.weight", hidden).float() for n in range(len(config.layers))]
         self._layers = [
-            _layer(config, kind, n, norm, tensors, dtype)
+            _layer(config, kind, n, norm, tensors, dtype, project)
             for n, (kind, norm) in enumerate(zip(config.layers, norms, strict=True))
         ]
         self._final_norm = tensors("norm_f.weight", hidden).float()
@@ -115,8 +108,16 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the weights and the residual stream."""
+        """Number type of the residual stream, and of all weights that are not quantised."""
         return self._embeddings.dtype
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor that it holds, each once."""
+        yield from (self._embeddings, self._final_norm)
+        for layer in self._layers:
+            yield from _tensors(layer)
+        if not self.config.tied_embeddings:
+            yield self._head.weight
 
     @property
     def skips_padding(self) -> bool:
@@ -172,7 +173,7 @@ class Network:
         index: PrefillIndex | None,
     ) -> Tensor:
         """Convolution and scan of prefill pieces, or of decodes when there is no index of pieces."""
-        kernels, config, tokens = self._kernels, self.config, len(xbc)
+        kernels, config, tokens = self._kernels, self.config, xbc.shape[0]
         if index is None:
             mixed = kernels.conv_update(xbc, layer.conv_weight, layer.conv_bias, conv, slots)
         else:
@@ -204,8 +205,23 @@ class Network:
         return layer.out_proj(y.flatten(1))
 
 
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors of a layer's weights."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
 def _layer(
-    config: ModelConfig, kind: LayerKind, number: int, norm: Tensor, tensors: Tensors, dtype: torch.dtype
+    config: ModelConfig,
+    kind: LayerKind,
+    number: int,
+    norm: Tensor,
+    tensors: Tensors,
+    dtype: torch.dtype,
+    project: Callable[[Tensor, Tensor | None], Projection],
 ) -> Layer:
     hidden, inner, channels = config.hidden_size, config.inner_size, config.conv_size
     heads = config.mamba_heads
@@ -216,11 +232,11 @@ def _layer(
     def need(name: str, *shape: int) -> Tensor:
         return tensors(f"layers.{number}.mixer.{name}", *shape).to(dtype)
 
-    def linear(outputs: dict[str, int], inputs: int, bias: bool) -> Linear:
+    def linear(outputs: dict[str, int], inputs: int, bias: bool) -> Projection:
         """Projections by name and width, side by side."""
         weights = [need(f"{name}.weight", size, inputs) for name, size in outputs.items()]
         biases = [need(f"{name}.bias", size) for name, size in outputs.items()] if bias else []
-        return Linear.prepare(
+        return project(
             torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None
         )
 

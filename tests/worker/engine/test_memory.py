@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from kernels import kernels_for
 from worker.engine.build import EngineOptions
-from worker.engine.memory import parse_bytes, plan_memory, weight_bytes
+from worker.engine.memory import parse_bytes, plan_memory, sequences_that_fit, weight_bytes
 from worker.model.config import ModelConfig
+from worker.model.dummy import DummyTensors
+from worker.model.linear import WeightFormat
+from worker.model.network import Network
 
 GIB = 2**30
 NINE_B = {
@@ -39,11 +44,19 @@ TWELVE_B = NINE_B | {
 }
 ONE_LONG = EngineOptions(slots=1, checkpoints=0, max_sequence_tokens=131072)
 A10G = int(22.06 * GIB)
+DTYPES = (torch.bfloat16, torch.float32, torch.int8, torch.float8_e4m3fn)
+
+
+def network(raw: dict[str, object], weights: WeightFormat) -> Network:
+    """On the device `meta`."""
+    tensors = DummyTensors(device=torch.device("meta"), dtype=torch.bfloat16)
+    kernels = kernels_for(torch.device("cpu"))
+    return Network(ModelConfig.parse(raw), tensors, kernels, dtype=torch.bfloat16, weights=weights)
 
 
 @pytest.mark.parametrize(("raw", "parameters"), [(NINE_B, 8_888_227_328), (FOUR_B, 3_973_556_832)])
 def test_parameters_are_as_many_as_published(raw: dict[str, object], parameters: int) -> None:
-    assert weight_bytes(ModelConfig.parse(raw), torch.bfloat16) == 2 * parameters
+    assert sum(tensor.numel() for tensor in network(raw, WeightFormat.FULL).tensors()) == parameters
 
 
 def test_9b_with_128k_of_context_fits_an_a10g_and_12b_does_not() -> None:
@@ -65,6 +78,52 @@ def test_bf16_states_take_half() -> None:
         plan_memory(config, A10G, ONE_LONG, ssm_dtype=dtype).slot for dtype in (torch.float32, torch.bfloat16)
     )
     assert (single - half) / 2**20 == 67.5
+
+
+@pytest.mark.parametrize("weights", [WeightFormat.INT8, WeightFormat.FP8])
+def test_quantised_weights_take_half_of_all_but_embeddings_and_head(weights: WeightFormat) -> None:
+    full, quantised = (
+        {dtype: sum(t.numel() for t in found.tensors() if t.dtype == dtype) for dtype in DTYPES}
+        for found in (network(NINE_B, WeightFormat.FULL), network(NINE_B, weights))
+    )
+    one_byte = quantised[torch.int8] + quantised[torch.float8_e4m3fn]
+    assert full[torch.bfloat16] == quantised[torch.bfloat16] + one_byte
+    convolutions = 27 * 5 * 12288
+    assert quantised[torch.bfloat16] == 2 * 131072 * 4480 + convolutions
+    # One scale for each output of a projection.
+    outputs = 27 * (22656 + 4480) + 25 * (15680 + 4480) + 4 * (7168 + 4480)
+    assert quantised[torch.float32] == full[torch.float32] + outputs
+    saved = weight_bytes(ModelConfig.parse(NINE_B), torch.bfloat16) - weight_bytes(
+        ModelConfig.parse(NINE_B), torch.bfloat16, weights
+    )
+    assert saved == one_byte - 4 * outputs
+
+
+@pytest.mark.parametrize("weights", list(WeightFormat))
+@pytest.mark.parametrize("tokens", [2048, 131072])
+def test_as_many_sequences_are_said_to_fit_as_a_plan_holds(weights: WeightFormat, tokens: int) -> None:
+    config, options = ModelConfig.parse(NINE_B), EngineOptions(checkpoints=0, max_sequence_tokens=tokens)
+    most = sequences_that_fit(config, A10G, options, weights=weights)
+    assert most >= 1
+    assert plan_memory(config, A10G, replace(options, slots=most), weights=weights).kv_tokens >= most * tokens
+    try:
+        more = plan_memory(config, A10G, replace(options, slots=most + 1), weights=weights).kv_tokens
+    except ValueError:
+        more = 0
+    assert more < (most + 1) * tokens
+
+
+def test_int8_makes_room_for_three_times_as_many_sequences_on_an_a10g() -> None:
+    config, options = ModelConfig.parse(NINE_B), EngineOptions(checkpoints=0, max_sequence_tokens=8192)
+    full, int8 = (
+        sequences_that_fit(config, A10G, options, weights=weights)
+        for weights in (WeightFormat.FULL, WeightFormat.INT8)
+    )
+    assert (full, int8) == (11, 39)
+
+
+def test_nothing_fits_a_device_that_is_too_small() -> None:
+    assert sequences_that_fit(ModelConfig.parse(NINE_B), 8 * GIB, ONE_LONG, weights=WeightFormat.INT8) == 0
 
 
 @pytest.mark.parametrize("gib", [19, 22, 24, 40, 80, 141])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_a_plan_needs_a_config_alone(directory: str, capsys: pytest.CaptureFixtu
     assert lines["usable"].startswith("19.66 GiB")
     assert lines["weights"].startswith("16.56 GiB")
     assert lines["pages"].endswith("131072 tokens of context")
+
+
+def test_a_plan_says_what_quantised_weights_make_room_for(
+    directory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = ["--model", directory, "--plan-memory", "--device-memory", "22.06GiB", "--checkpoints", "0"]
+    assert main([*device, "--weights", "int8", "--max-sequence-tokens", "8192"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^weights +9\.38 GiB", out, re.MULTILINE)
+    assert "sequences of 8192 tokens that fit, by the weights' format: 11 (full), 39 (int8), 39 (fp8)" in out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Projections y = x·weight + bias, with weights as they were published or quantised to 8 bits.
+
+Only weights are quantised, each output channel with a scale of its own: what a decode step waits for is
+reading them, and what a small device lacks is room for them. Numbers are computed in the model's type as
+before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from kernels import Kernels
+
+
+class WeightFormat(Enum):
+    """How the weights of the layers' projections are held.
+
+    Embeddings, the head, convolutions, norms and the scan's parameters are always held in full. Of a 9B
+    model the projections are 87 %; an error in the head's logits would go straight into the choice of a
+    token, and all else is small.
+    """
+
+    FULL = "full"
+    """In the model's number type."""
+    INT8 = "int8"
+    """Whole numbers from −127 to 127 times the channel's scale."""
+    FP8 = "fp8"
+    """float8 e4m3 times the channel's scale: 3 bits of mantissa at any size."""
+
+
+_STORED = {WeightFormat.INT8: torch.int8, WeightFormat.FP8: torch.float8_e4m3fn}
+_LARGEST = {WeightFormat.INT8: 127.0, WeightFormat.FP8: 448.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A projection with its weight in the model's type; weight [in, out]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @staticmethod
+    def prepare(weight: Tensor, bias: Tensor | None) -> Linear:
+        """From a published weight [out, in]. Products with few rows, as in decode, are fastest on a CPU with
+        rows of the transposed weight contiguous in fp32, and with the weight as it is in bf16.
+        """
+        weight = weight.t()
+        return Linear(weight.contiguous() if weight.dtype == torch.float32 else weight, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedLinear:
+    """A projection with a weight of 8 bits; weight [out, in], int8 or float8_e4m3fn, scales [out], fp32."""
+
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor | None
+    multiply: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    """The kernel: see `kernels.torch_ops.linear`."""
+
+    @staticmethod
+    def prepare(
+        weight: Tensor, bias: Tensor | None, weights: WeightFormat, kernels: Kernels
+    ) -> QuantisedLinear:
+        """From a published weight [out, in]. A channel's scale makes its largest number the format's."""
+        exact = weight.float()
+        largest = _LARGEST[weights]
+        # A channel of zeros keeps its zeros with any scale.
+        scales = exact.abs().amax(1).div(largest).clamp(min=torch.finfo(torch.float32).tiny)
+        scaled = exact.div_(scales[:, None]) if exact is not weight else exact / scales[:, None]
+        if weights is WeightFormat.INT8:
+            scaled = scaled.round_()
+        stored = scaled.clamp_(-largest, largest).to(_STORED[weights])
+        return QuantisedLinear(stored, scales, bias, kernels.quantised_linear)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.multiply(x, self.weight, self.scales, self.bias)
+
+
+Projection = Linear | QuantisedLinear
+
+
+def projection(weight: Tensor, bias: Tensor | None, weights: WeightFormat, kernels: Kernels) -> Projection:
+    """A projection in the chosen format, from a published weight [out, in]."""
+    if weights is WeightFormat.FULL:
+        return Linear.prepare(weight, bias)
+    return QuantisedLinear.prepare(weight, bias, weights, kernels)
