@@ -6,13 +6,12 @@ from registers, where it was just converted. Both formats are exact in bf16 and 
 applied once, to the sum.
 
 *Up to 64 tokens* (decode) the time is that of reading the weight: tiles of 64 channels, two warps each, with
-three or four loads of 8 kB under way, and few channels' inputs split over programs until some 500 run; a
-second kernel adds their sums in a fixed order. How a weight is split depends on its shape alone. *Beyond*
-(prefill), tiles of 128 channels × 128 tokens.
+three loads of 8 kB under way. *Beyond*, tiles of 128 channels × 128 tokens (64 before Hopper). Where these
+are too few to fill a device, programs share the inputs, and a second kernel adds their sums in a fixed order.
 
 Bytes: out × in for the weight, half of bf16's; at 9B's shapes 22656 × 4480, 101 MB for in_proj; 4480 × 10240,
-46 MB for out_proj; 70 MB for each of the MLP's two. The split sums move 8 × splits × tokens × out more: 8 MB
-for 32 tokens of down_proj, which mostly stay in the second-level cache.
+46 MB for out_proj; 70 MB for each of the MLP's two. The shared sums move 8 × shares × tokens × out more: 8 MB
+for 32 tokens of down_proj, 32 MB for 128, most of which never leaves the second-level cache.
 
 float8 e4m3 is a cast on Hopper. Older devices have none: there its bits, shifted, are those of an fp16
 number 256 times smaller, subnormal ones included, and the scale takes the factor.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -94,19 +94,21 @@ class LinearTiles:
 
 
 def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> LinearTiles:
-    """Tiles for few tokens, whose time is the weight's bytes, and for many. wide: the device is a Hopper.
+    """Tiles for few tokens, whose time is the weight's bytes, and for many. Where the result has too few
+    tiles to fill a device, programs share the inputs. wide: for a Hopper.
 
-    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 64, 65)]
-    [1536, 1536, 10240]
+    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 64, 128, 1024)]
+    [1536, 1472, 1472, 10240]
     >>> [linear_tiles(tokens, 4480, 10240, wide=True).tokens for tokens in (1, 17, 64, 65)]
     [16, 32, 64, 128]
     """
-    if tokens > 64:
-        return LinearTiles(128, 128, 64, inputs, 8, 3 if wide else 2)
-    block, step = 64, 128
-    shares = max(1, 512 // -(-outputs // block))
+    if tokens <= 64:
+        width, step, programs = max(16, power_of_two(tokens)), 128 if tokens <= 32 else 64, 512
+        tile = LinearTiles(64, width, step, inputs, warps=2, stages=4)
+    else:
+        step, programs = 64, 256
+        tile = LinearTiles(128, 128 if wide else 64, step, inputs, warps=8, stages=3)
+    count = -(-outputs // tile.outputs) * -(-tokens // tile.tokens)
     steps = -(-inputs // step)
-    share = -(-steps // min(shares, steps)) * step
-    return LinearTiles(
-        block, max(16, power_of_two(tokens)), step, min(share, inputs), 2, 3 if tokens > 32 else 4
-    )
+    share = -(-steps // min(steps, max(1, programs // count))) * step
+    return replace(tile, share=min(share, inputs))

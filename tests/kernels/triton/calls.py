@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,6 +90,11 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
     def exact(size: int) -> Tensor:
         return empty(size, dtype=FP32)
 
+    def quantised(at: Shapes, dtype: torch.dtype) -> object:
+        """The MLP's second projection: the fewest outputs, and inputs that are no multiple of a tile."""
+        weight, scales = empty(at.hidden, at.mlp, dtype=dtype), exact(at.hidden)
+        return triton_ops.quantised_linear(empty(at.tokens, at.mlp), weight, scales, None)
+
     return {
         "add_rms_norm": lambda: triton_ops.add_rms_norm(x, x, exact(prefill.hidden), eps),
         "gated_group_norm": lambda: triton_ops.gated_group_norm(
@@ -110,6 +116,11 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
         "attention_prefill": lambda: triton_ops.attention_prefill(
             *prefill.heads_of_attention(), kv, kv, (), prefill.index()
         ),
+        **{
+            f"quantised_linear, {name}, {use}": partial(quantised, at, dtype)
+            for name, dtype in (("int8", torch.int8), ("fp8", torch.float8_e4m3fn))
+            for use, at in (("decode", decode), ("prefill", prefill))
+        },
         "relu2": lambda: triton_ops.relu2(empty(prefill.tokens, prefill.mlp)),
         "time_steps": lambda: triton_ops.time_steps(
             prefill.projected()[2], exact(prefill.heads), 0.0, math.inf

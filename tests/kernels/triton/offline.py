@@ -34,6 +34,7 @@ _TYPES = {
     torch.int32: "i32",
     torch.bool: "i1",
     torch.int8: "i8",
+    torch.uint8: "u8",
 }
 _OPTIONS = {"num_warps", "num_stages", "num_ctas", "maxnreg"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kernels.triton_ops import tiles
@@ -29,6 +31,17 @@ LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
     "store_kv": [("store_kv_kernel", 4, 16, 16)],
     "attention_decode": [("attention_decode_kernel", 4, 16, 16), ("combine_kernel", 1, 16, 8)],
     "attention_prefill": [("attention_prefill_kernel", 8, 16, 16)],
+    **{
+        f"quantised_linear, {name}, decode": [
+            ("quantised_linear_kernel", 2, 16, 16),
+            ("add_shares_kernel", 4, 16, 8),
+        ]
+        for name in ("int8", "fp8")
+    },
+    **{
+        f"quantised_linear, {name}, prefill": [("quantised_linear_kernel", 8, 16, 16)]
+        for name in ("int8", "fp8")
+    },
     "relu2": [("relu2_kernel", 4, 16, 16)],
     "time_steps": [("time_steps_kernel", 1, 8, 16)],
 }
@@ -65,6 +78,31 @@ def test_the_scan_is_never_pipelined_in_software(monkeypatch: pytest.MonkeyPatch
     """The compiler has produced wrong wgmma code in pipelined chunk scans on sm_90."""
     _, states, outputs = launches("scan_prefill", 90, monkeypatch)
     assert states.options["num_stages"] == outputs.options["num_stages"] == 1
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in CALLS if name.startswith("quantised_linear")])
+def test_a_quantised_weight_is_loaded_ahead_by_whole_vectors(
+    name: str, arch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ptx = launches(name, arch, monkeypatch)[0].compile(arch).ptx
+    ahead = re.findall(r"cp\.async\.\w+\.shared\.global[^;]*?, (\w+), ", ptx)
+    assert ahead
+    assert set(ahead) == {"0x10"} or name.endswith("prefill"), ahead  # there the bytes are not what counts
+    # Many tokens are worth the matrix units that take 64 rows at once.
+    assert ("wgmma" in ptx) == (arch == 90 and name.endswith("prefill"))
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 128])
+@pytest.mark.parametrize(("outputs", "inputs"), [(22656, 4480), (4480, 10240), (4480, 15680), (7168, 4480)])
+def test_a_product_of_few_tokens_has_programs_for_a_whole_device(
+    tokens: int, outputs: int, inputs: int
+) -> None:
+    tile = tiles.linear_tiles(tokens, outputs, inputs, wide=True)
+    programs = -(-outputs // tile.outputs) * -(-inputs // tile.share)
+    assert programs >= 132
+    assert tile.share % tile.inputs == 0 or tile.share == inputs
+    assert (-(-inputs // tile.share) - 1) * tile.share < inputs
 
 
 @pytest.mark.parametrize(("sequences", "count"), [(1, 2), (64, 1)])
