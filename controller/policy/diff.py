@@ -139,6 +139,7 @@ def _settings(policy: TenantPolicy) -> Mapping[str, str]:
         "answer reserve": "learnt" if budget.answer_tokens is None else f"{budget.answer_tokens} tokens",
         "quality floor": f"{quality.floor:g}, {quality.floor_budget} tokens" if quality.floor else _NONE,
         "quality by tokens": _curve(quality.curve),
+        "learns quality from": "reported outcomes" if quality.learn else _NONE,
         "weight": f"{policy.weight:g}",
         "priority": str(policy.priority),
         "when nothing fits": policy.otherwise.value,

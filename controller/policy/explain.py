@@ -73,6 +73,7 @@ def _plan(policy: TenantPolicy, outcome: Decision | Refusal) -> str:
     quality = ""
     if policy.quality.curve is not None:
         quality = f"; expected quality {policy.quality.curve.at(outcome.budget_tokens):.3g}"
+        quality += " until outcomes are reported" if policy.quality.learn else ""
     reserve = f"{outcome.answer_tokens} tokens kept for the answer"
     return f"{kind}; {reserve}; done in {format_duration(outcome.predicted_s)}{quality}"
 

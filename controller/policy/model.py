@@ -105,12 +105,14 @@ class Quality:
     """How good a tenant's answers are, and must be.
 
     curve: None when nothing was measured: more thinking is then taken to be better.
-    floor_budget: least budget at which the curve reaches the floor; 0 without one.
+    floor_budget: least budget at which the curve reaches the floor; 0 without one. learn: whether outcomes
+    that callers report move the curve.
     """
 
     curve: QualityCurve | None = None
     floor: float = 0.0
     floor_budget: int = 0
+    learn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,8 @@ def _forms(form: JsonValue) -> Iterator[str]:
 
 
 def _as_yaml(example: JsonValue) -> str:
+    if isinstance(example, bool):
+        return str(example).lower()
     if isinstance(example, list):
         return f"[{', '.join(map(str, example))}]"
     text = str(example)

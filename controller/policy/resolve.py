@@ -268,6 +268,9 @@ class _Resolver:
     def _quality(self, layers: _Layers, mode: ModePolicy, budget: BudgetRange) -> Quality:
         name = layers.find(lambda s: s.quality.curve)
         floor = layers.get(lambda s: s.quality.floor, 0.0)
+        learn = layers.get(lambda s: s.quality.learn, name is None)
+        if mode is ModePolicy.NO_THINK and self._sets((*layers.own, "quality", "learn")):
+            self._warn((*layers.own, "quality", "learn"), "has no effect, since mode is no_think")
         floor_path = ("quality", "floor")
         if name is None:
             if floor > 0:
@@ -276,7 +279,7 @@ class _Resolver:
                     floor_path,
                     f"a floor ({floor:g}) needs a curve to measure it by; set quality.curve",
                 )
-            return Quality()
+            return Quality(learn=learn)
         self._used.add(("curves", name))
         if name not in self._file.curves:
             self._conflict(layers, ("quality", "curve"), _unknown(name, "curves", self._file.curves))
@@ -300,7 +303,7 @@ class _Resolver:
                 floor_path,
                 f"the floor ({floor:g}) takes {reached} tokens on curve {name!r}, but {why}",
             )
-        return Quality(curve, floor, reached or 0)
+        return Quality(curve, floor, reached or 0, learn)
 
     def _has_unread_key(self, section: TenantSection) -> bool:
         """Whether its key lies in an environment that was not given."""

@@ -88,6 +88,12 @@ def _parse_fraction(value: object) -> float:
     return float(value)
 
 
+def _parse_switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return value
+
+
 def _parse_weight(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
         raise ValueError(f"{shown(value)} is not a weight; write a number above 0, such as 2 or 0.5")
@@ -223,6 +229,9 @@ GraceTokens = Annotated[
     _schema("grace", _text(PERCENT.pattern), _WHOLE, _COUNT_TEXT, examples=["10%", 20]),
 ]
 Fraction = Annotated[float, _read_with(_parse_fraction), _schema("quality", _FRACTION, examples=[0.9])]
+Switch = Annotated[
+    bool, _read_with(_parse_switch), _schema("switch", {"type": "boolean"}, examples=[True, False])
+]
 Weight = Annotated[
     float,
     _read_with(_parse_weight),
@@ -321,6 +330,10 @@ class QualitySection(Section):
     Needs a curve. Default: 0."""
     curve: Name | None = None
     """One of `curves`. Default: none; more thinking is then taken to be better."""
+    learn: Switch | None = None
+    """Whether outcomes that callers report (`ReportOutcome`) move the curve: few move it little, old ones
+    fade. Default: true without a curve; false with one, so that what was measured holds and callers cannot
+    gain tokens by what they report."""
 
 
 class Settings(Section):

@@ -136,6 +136,7 @@ def test_the_command_prints_them_and_tells_by_its_exit_code(
         ({}, {"mode": "think"}, "mode: auto → think"),
         ({"budget": "{max: 9}"}, {"budget": "{max: 9, grace: 4}"}, "grace: 10% of the budget → 4 tokens"),
         ({"budget": "{answer: 5}"}, {}, "answer reserve: 5 tokens → learnt"),
+        ({}, {"quality": "{learn: false}"}, "learns quality from: reported outcomes → none"),
         ({"weight": "2"}, {"weight": "0.5"}, "weight: 2 → 0.5"),
         ({"priority": "1"}, {}, "priority: 1 → 3"),
         ({"otherwise": "best_effort"}, {}, "when nothing fits: best_effort → refuse"),

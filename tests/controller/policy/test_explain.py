@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,14 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
         f"because  {plan.why}"
     )
     assert more.startswith("To think more, each of these alone would do:\n  deadline 4.5 s: ")
+
+
+def test_a_quality_that_reports_may_move_is_called_so() -> None:
+    support = tenant("support")
+    learning = replace(support, quality=replace(support.quality, learn=True))
+    case = Case({}, 300, 0, TYPICAL)
+    assert "until outcomes are reported" in explain(learning, case)
+    assert "until outcomes are reported" not in explain(support, case)
 
 
 def test_each_change_that_is_offered_brings_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,6 +121,16 @@ def test_a_floor_becomes_the_budget_that_reaches_it() -> None:
     assert policy.tenants["support"].quality.floor_budget == 50
 
 
+def test_outcomes_move_a_measured_curve_only_where_the_policy_says_so() -> None:
+    policy = load(
+        "curves:\n  sums: [[0, 0.2], [100, 0.8]]\n"
+        "tenants:\n  - name: plain\n  - {name: measured, quality: {curve: sums}}\n"
+        "  - {name: both, quality: {curve: sums, learn: true}}\n  - {name: fixed, quality: {learn: false}}\n"
+    )
+    learns = {name: tenant.quality.learn for name, tenant in policy.tenants.items()}
+    assert learns == {"plain": True, "measured": False, "both": True, "fixed": False}
+
+
 def test_a_tenant_is_found_by_any_of_its_keys_and_by_no_other() -> None:
     digests = [hashlib.sha256(key).hexdigest() for key in (b"one", b"two")]
     policy = load(

@@ -11,8 +11,8 @@ DEMO = (Path(__file__).parents[3] / "demo" / "policy.yaml").read_text()
 
 WORDS = (
     "apiVersion defaults curves tenants name key keys env objectives deadline share first_token per_token "
-    "first_answer_token mode budget min max grace answer quality floor curve weight priority otherwise class "
-    "classes rules match task x"
+    "first_answer_token mode budget min max grace answer quality floor curve learn weight priority otherwise "
+    "class classes rules match task x"
 )
 KEYS = st.sampled_from(WORDS.split())
 SCALARS = st.one_of(

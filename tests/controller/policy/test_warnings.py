@@ -36,6 +36,12 @@ def test_a_common_share_may_be_of_use_to_others() -> None:
     assert warnings("defaults:\n  objectives: {share: p90}\ntenants:\n  - name: a\n") == []
 
 
+def test_learning_without_thinking() -> None:
+    assert warnings("tenants:\n  - name: a\n    mode: no_think\n    quality: {learn: true}\n") == [
+        "5:15: tenants[0].quality.learn: has no effect, since mode is no_think"
+    ]
+
+
 def test_a_budget_without_thinking() -> None:
     assert warnings("tenants:\n  - name: a\n    mode: no_think\n    budget: {max: 9, answer: 9}\n") == [
         "5:14: tenants[0].budget.max: has no effect, since mode is no_think"
