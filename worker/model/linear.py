@@ -33,6 +33,9 @@ class WeightFormat(Enum):
     """float8 e4m3 times the channel's scale: 3 bits of mantissa at any size."""
 
 
+# From so many rows on, a packed product takes less time than a plain one.
+_PACKED_ROWS = 16
+
 _STORED = {WeightFormat.INT8: torch.int8, WeightFormat.FP8: torch.float8_e4m3fn}
 _LARGEST = {WeightFormat.INT8: 127.0, WeightFormat.FP8: 448.0}
 
@@ -85,11 +88,43 @@ class QuantisedLinear:
         return self.multiply(x, self.weight, self.scales, self.bias)
 
 
-Projection = Linear | QuantisedLinear
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A projection on a CPU in fp32 that also holds its weight as oneDNN wants it: with many rows, as in
+    prefill, that takes half the time of a plain product, which in turn begins sooner.
+    """
+
+    plain: Linear
+    packed: Tensor
+
+    @staticmethod
+    def prepare(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        """From a published weight [out, in]."""
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        return PackedLinear(Linear.prepare(weight, bias), packed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) < _PACKED_ROWS:
+            return self.plain(x)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.plain.bias, "none", [], "")
+        return product
+
+
+Projection = Linear | PackedLinear | QuantisedLinear
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by this weight. A packed one is a copy, which nothing differentiates."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and not weight.requires_grad
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 def projection(weight: Tensor, bias: Tensor | None, weights: WeightFormat, kernels: Kernels) -> Projection:
     """A projection in the chosen format, from a published weight [out, in]."""
     if weights is WeightFormat.FULL:
-        return Linear.prepare(weight, bias)
+        return (PackedLinear if _packs(weight) else Linear).prepare(weight, bias)
     return QuantisedLinear.prepare(weight, bias, weights, kernels)
