@@ -1,6 +1,7 @@
-"""The workers: which there are, how busy each is, which to take."""
+"""The workers: what is known of each, the choice among them, and the connections to them."""
 
-from controller.fleet.fleet import Fleet, Sent
+from controller.fleet.fleet import Fleet
+from controller.fleet.roster import Roster, Sent
 from controller.fleet.worker import Worker
 
-__all__ = ["Fleet", "Sent", "Worker"]
+__all__ = ["Fleet", "Roster", "Sent", "Worker"]

@@ -80,10 +80,14 @@ class Link:
         """Sends a request. The caller of this owns the call and must cancel it when it stops reading."""
         return self._generate(request, timeout=timeout_s)
 
-    async def move_reasoning_end(self, request_id: str, in_s: float) -> None:
-        """Has a running request's reasoning end so many seconds from now. Raises AioRpcError."""
-        end = worker_pb2.AdjustBudgetRequest(request_id=request_id, reason_until=wire.duration(in_s))
-        await self._adjust(end, timeout=ADJUST_TIMEOUT_S)
+    async def adjust(self, request_id: str, reason_for_s: float | None, reasoning_tokens: int | None) -> int:
+        """Changes when a running request's reasoning must end, in seconds from now, and its budget; None
+        leaves either. Returns the budget in force. Raises AioRpcError.
+        """
+        change = worker_pb2.AdjustBudgetRequest(request_id=request_id, reasoning_tokens=reasoning_tokens)
+        if reason_for_s is not None:
+            change.reason_until.CopyFrom(wire.duration(reason_for_s))
+        return (await self._adjust(change, timeout=ADJUST_TIMEOUT_S)).reasoning_tokens
 
     def lose(self, why: str) -> None:
         """Stops choosing the worker until it is heard of again."""

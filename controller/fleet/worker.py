@@ -126,6 +126,21 @@ class Worker:
             raise LookupError(f"worker {self.address} has not been described")
         return self._speed.estimate(self.load, prompt_tokens, now_s)
 
+    def idle_estimate(self, prompt_tokens: int, now_s: float) -> SpeedEstimate:
+        """What it might expect if there were no others. Only of a worker that has been described."""
+        if self._speed is None:
+            raise LookupError(f"worker {self.address} has not been described")
+        return self._speed.idle_estimate(prompt_tokens, now_s)
+
+    def has_room(self, ahead: float) -> bool:
+        """Whether it has a slot for one more, or has fewer waiting than this part of its slots, or 1. Only of
+        a worker that has been described.
+        """
+        load = self.load
+        return load.free_slots > load.waiting or load.waiting - load.free_slots < max(
+            1, int(ahead * self.limits.slots)
+        )
+
     def rank(self) -> tuple[float, int]:
         """What workers are chosen by, the least first: seconds until a request sent now has its first step
         behind it, and how many requests are there already. Only of a worker that has been described.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from controller.planning.in_flight import Course
+from controller.policy import Brownout
 
 
 class Mode(Enum):
@@ -13,6 +14,17 @@ class Mode(Enum):
 
     THINK = "think"
     NO_THINK = "no_think"
+
+
+class RefusedFor(Enum):
+    """Why a request is refused.
+
+    PROMISE: no plan keeps its promise. PRICE: others need its place more. CROWD: as many wait as may.
+    """
+
+    PROMISE = "promise"
+    PRICE = "price"
+    CROWD = "crowd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,9 @@ class Decision:
     reason_until_s: when reasoning is told to end; None without a promise in time. deadline_s: what is owed,
     the tighter of the tenant's and the caller's. predicted_s: calibrated quantile at `share` of the time to
     the end. promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the
-    tenant's policy takes its best effort instead. course: what `reason_until_s` follows from; None
-    without it.
+    tenant's policy takes its best effort instead. quality: expected of the answer. price: of a slot-second,
+    in quality times weight, at which it was decided; brownout: what that took away. course: what
+    `reason_until_s` follows from; None without it.
     """
 
     mode: Mode
@@ -53,17 +66,22 @@ class Decision:
     predicted_s: float
     promised_probability: float
     keeps_promise: bool
+    quality: float
+    price: float
+    brownout: Brownout
     why: str
     course: Course | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No plan keeps the promise, and the tenant's policy refuses then. predicted_s: of the fastest plan, at
-    `share`.
+    """A request is not served. predicted_s: of the fastest plan, at `share`. retry_s: when it may fare
+    better; None when an idle pool would refuse it too.
     """
 
+    reason: RefusedFor
     deadline_s: float | None
     share: float
     predicted_s: float
     why: str
+    retry_s: float | None = None

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from controller.planning.options import Tariff
 from controller.planning.quantiles import Quantiles, SampleStrata
 
 WINDOW = 256
@@ -79,7 +80,8 @@ class SpeedEstimate:
 
     wait_s: from receipt by the controller to the start of prefill. prefill_s_per_token and step_s: at the
     load of now, with `batch_size` sequences. start_excess: errors of the expected time to the first token, as
-    in `start_s`. step_ratio: observed times of a step over expected ones.
+    in `start_s`. step_ratio: observed times of a step over expected ones. slots: that the worker has.
+    full_step_s: a step with all of them in use.
     """
 
     wait_s: float
@@ -88,6 +90,12 @@ class SpeedEstimate:
     batch_size: int = 1
     start_excess: Quantiles = field(default_factory=Quantiles)
     step_ratio: Quantiles = field(default_factory=Quantiles)
+    slots: int = 1
+    full_step_s: float = 0.0
+
+    def tariff(self, prompt_tokens: int) -> Tariff:
+        """What a request takes of this worker."""
+        return Tariff(prompt_tokens * self.prefill_s_per_token * self.slots, self.full_step_s or self.step_s)
 
     def prefill_s(self, prompt_tokens: int) -> float:
         """Expected time from the start of prefill to the first token: a step, and the prompt's own work in
@@ -172,7 +180,13 @@ class SpeedModel:
             batch_size,
             self._start_excess.table(_prompt_class(prompt_tokens), now_s),
             self._step_ratio.table(_batch_class(batch_size), now_s),
+            self._slots,
+            self._decode.step_s(self._slots) * _or_1(self._step_ratio.overall(now_s).median),
         )
+
+    def idle_estimate(self, prompt_tokens: int, now_s: float) -> SpeedEstimate:
+        """What to expect with nothing else to do."""
+        return self.estimate(Load(0, 0, 0, self._slots), prompt_tokens, now_s)
 
     def learn(self, expected: SpeedEstimate, seen: Observation, now_s: float) -> None:
         """Compares what a request took with what was expected when it was sent.
@@ -182,7 +196,7 @@ class SpeedModel:
         """
         batch_s = self._decode.step_s(max(1.0, seen.mean_batch_size))
         median = self._step_ratio.overall(now_s).median
-        step_s = batch_s * (1.0 if median is None else median)
+        step_s = batch_s * _or_1(median)
         steps = seen.decode_steps
         if steps >= LEAST_PACE_STEPS:
             trust = steps / (steps + HALF_PACE_STEPS) if median is not None else 1.0
@@ -206,6 +220,10 @@ class SpeedModel:
         if load.running > 0 and steady and step_s > 0:
             ratio = step_s / self._decode.step_s(load.running)
             self._step_ratio.add(_batch_class(load.running), ratio, now_s)
+
+
+def _or_1(ratio: float | None) -> float:
+    return 1.0 if ratio is None else ratio
 
 
 def _batch_class(batch_size: int) -> int:

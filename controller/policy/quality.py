@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -48,22 +48,10 @@ class QualityCurve:
             return inside[bisect_left(inside, quality, key=self.at)]
         return None
 
-    def best_budget(self, least: int, most: int, worth: Callable[[float, int], float]) -> tuple[int, float]:
-        """The budget in [least, most] with the highest worth(quality, budget), the least of equals, and that
-        worth.
-
-        Exact when the cost in `worth` is concave in the budget, as E[min(L, b)] is: between two points the
-        worth is then convex, so its maximum lies at a point or at an end. A concave envelope would not do
-        here: it credits a budget that the deadline cuts off inside a hollow of the curve with what only a
-        larger one achieves.
-        """
-        best, highest = least, worth(self.at(least), least)
-        for index in range(bisect_right(self.budgets, least), bisect_left(self.budgets, most)):
-            value = worth(self.qualities[index], self.budgets[index])
-            if value > highest:
-                best, highest = self.budgets[index], value
-        value = worth(self.at(most), most)
-        return (most, value) if value > highest else (best, highest)
+    def points_within(self, least: int, most: int) -> list[int]:
+        """The budgets in [least, most] that are points of the curve, and both ends; ascending."""
+        inside = self.budgets[bisect_right(self.budgets, least) : bisect_left(self.budgets, most)]
+        return [least, *inside, most] if most > least else [least]
 
     def _between(self, left: int, budget: int) -> float:
         x0, x1 = self.budgets[left], self.budgets[left + 1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from controller import wire
+from controller.desk.tenants import Tenants
 from controller.policy import LivePolicy, Policy, PolicyError
-from controller.service.tenants import Tenants
 from curfew.rpc.calls import Context
 from curfew.rpc.errors import invalid
 from curfew.v1 import admin_pb2, admin_pb2_grpc

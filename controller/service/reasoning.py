@@ -12,12 +12,16 @@ import grpc
 from controller import wire
 from controller.admission.identity import identify
 from controller.admission.validation import violations
-from controller.fleet import Fleet
+from controller.desk import Desk
+from controller.desk.desk import NoWorkerError
+from controller.desk.flight import Placement
+from controller.fleet import Fleet, Roster, Worker
+from controller.planning.decision import Ask, Decision, Refusal
 from controller.policy import LivePolicy, TenantPolicy
+from controller.service.asking import ask_of, no_worker, refused
 from controller.service.generation import Generation
 from controller.service.outbox import Outbox
-from controller.service.placement import Placement, place
-from controller.service.tenants import Tenants
+from controller.service.reception import Reception, RefusedError
 from curfew.rpc.calls import Context
 from curfew.rpc.errors import RpcError, invalid, reason
 from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc, worker_pb2
@@ -30,20 +34,24 @@ ReportContext = Context[reasoning_pb2.ReportOutcomeRequest, reasoning_pb2.Report
 
 
 class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
-    """Identifies, checks, plans and relays."""
+    """Identifies, checks, has the desk decide, and relays."""
 
     def __init__(
         self,
         policy: LivePolicy,
+        desk: Desk,
+        reception: Reception,
+        roster: Roster,
         fleet: Fleet,
-        tenants: Tenants,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         """clock: seconds from any beginning. new_id: an id that no other request has."""
         self._policy = policy
+        self._desk = desk
+        self._reception = reception
+        self._roster = roster
         self._fleet = fleet
-        self._tenants = tenants
         self._clock = clock
         self._new_id = new_id
 
@@ -54,35 +62,28 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         receipt_s = self._clock()
         request_id = self._new_id()
         policy = self._admit(request, context)
-        tenant = self._tenants[policy.name]
-        with _reported(request_id):
-            try:
-                placement = self._place(request, context, policy, receipt_s)
-            except RpcError:
-                tenant.standing.note_failed()
-                raise
+        with _reported(request_id, policy.name):
+            ask = self._ask(request, policy, context)
+            flight = await self._reception.place(ask, policy, receipt_s)
+            link = self._fleet.link(flight.placement.worker)
             outbox = Outbox()
-            sent = self._fleet.send(placement.link.worker, placement.ask.prompt_tokens)
-            generation = Generation(
-                request_id, placement, policy.objectives, tenant, self._fleet, sent, receipt_s, self._clock
-            )
-            call = placement.link.generate(
-                _worker_request(request_id, request, placement, policy.priority, self._clock() - receipt_s),
+            generation = Generation(request_id, flight, link, self._roster, self._clock)
+            call = link.generate(
+                _worker_request(request_id, request, flight.placement, self._clock() - receipt_s),
                 context.time_remaining(),
             )
             relay = asyncio.create_task(generation.relay(call, outbox))
             try:
-                plan = self._plan_message(request_id, placement, policy)
-                yield reasoning_pb2.GenerateResponse(plan=plan)
+                yield reasoning_pb2.GenerateResponse(
+                    plan=_plan_message(request_id, ask, policy, flight.decision, flight.placement.worker)
+                )
                 while (event := await outbox.take()) is not None:
                     yield event
             finally:
                 # However this ends, the worker's slot must be free again.
                 call.cancel()
                 relay.cancel()
-                sent.end()
-                if not generation.ended:
-                    tenant.standing.note_left()
+                flight.leave()
 
     async def Plan(
         self, request: reasoning_pb2.PlanRequest, context: PlanContext
@@ -90,9 +91,12 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         """Makes the plan that Generate would make now."""
         request_id = self._new_id()
         policy = self._admit(request.request, context)
-        with _reported(request_id):
-            placement = self._place(request.request, context, policy, self._clock())
-            return reasoning_pb2.PlanResponse(plan=self._plan_message(request_id, placement, policy))
+        with _reported(request_id, policy.name):
+            ask = self._ask(request.request, policy, context)
+            worker, decision = self._desk.look(ask, policy, self._clock())
+            if isinstance(decision, Refusal):
+                raise RefusedError(decision)
+            return reasoning_pb2.PlanResponse(plan=_plan_message(request_id, ask, policy, decision, worker))
 
     async def ReportOutcome(
         self, request: reasoning_pb2.ReportOutcomeRequest, context: ReportContext
@@ -112,48 +116,54 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
             raise invalid(wrong)
         return tenant.for_labels(request.labels)
 
-    def _place(
+    def _ask(
         self,
         request: reasoning_pb2.GenerateRequest,
-        context: GenerateContext | PlanContext,
         policy: TenantPolicy,
-        now_s: float,
-    ) -> Placement:
-        tenant = self._tenants[policy.name]
-        return place(
-            request, policy, tenant.lengths, tenant.calibration, self._fleet, context.time_remaining(), now_s
-        )
+        context: GenerateContext | PlanContext,
+    ) -> Ask:
+        worker = self._roster.best()
+        if worker is None:
+            raise NoWorkerError
+        lengths = self._desk.tenants[policy.name].lengths
+        return ask_of(request, lengths, worker.limits.bytes_per_token, context.time_remaining())
 
-    def _plan_message(
-        self, request_id: str, placement: Placement, policy: TenantPolicy
-    ) -> reasoning_pb2.Plan:
-        decision = placement.decision
-        message = reasoning_pb2.Plan(
-            request_id=request_id,
-            policy_version=policy.version,
-            tenant=policy.name,
-            rule=policy.rule,
-            mode=wire.MODE[decision.mode],
-            budget=wire.budget(decision, elapsed_s=0.0),
-            target_share=decision.share,
-            predicted_latency=wire.duration(decision.predicted_s),
-            promised_probability=decision.promised_probability,
-            why=decision.why,
-            estimated_prompt_tokens=placement.ask.prompt_tokens,
-            worker=placement.link.worker.address,
-        )
-        if decision.deadline_s is not None:
-            message.deadline.CopyFrom(wire.duration(decision.deadline_s))
-        return message
+
+def _plan_message(
+    request_id: str, ask: Ask, policy: TenantPolicy, decision: Decision, worker: Worker
+) -> reasoning_pb2.Plan:
+    message = reasoning_pb2.Plan(
+        request_id=request_id,
+        policy_version=policy.version,
+        tenant=policy.name,
+        rule=policy.rule,
+        mode=wire.MODE[decision.mode],
+        budget=wire.budget(decision, elapsed_s=0.0),
+        target_share=decision.share,
+        predicted_latency=wire.duration(decision.predicted_s),
+        promised_probability=decision.promised_probability,
+        why=decision.why,
+        estimated_prompt_tokens=ask.prompt_tokens,
+        worker=worker.address,
+    )
+    if decision.deadline_s is not None:
+        message.deadline.CopyFrom(wire.duration(decision.deadline_s))
+    return message
 
 
 @contextlib.contextmanager
-def _reported(request_id: str) -> Iterator[None]:
-    """Logs what nobody foresaw, and names the request to the caller, who learns nothing else of it."""
+def _reported(request_id: str, tenant: str) -> Iterator[None]:
+    """Tells the caller why it is refused. Logs what nobody foresaw, and names the request to the caller, who
+    learns nothing else of it.
+    """
     try:
         yield
     except RpcError:
         raise
+    except RefusedError as error:
+        raise refused(tenant, error.refusal) from None
+    except NoWorkerError:
+        raise no_worker() from None
     except Exception:
         log.exception("request %s failed", request_id)
         raise RpcError(
@@ -164,11 +174,7 @@ def _reported(request_id: str) -> Iterator[None]:
 
 
 def _worker_request(
-    request_id: str,
-    request: reasoning_pb2.GenerateRequest,
-    placement: Placement,
-    priority: int,
-    elapsed_s: float,
+    request_id: str, request: reasoning_pb2.GenerateRequest, placement: Placement, elapsed_s: float
 ) -> worker_pb2.WorkerServiceGenerateRequest:
     decision = placement.decision
     message = worker_pb2.WorkerServiceGenerateRequest(
@@ -177,7 +183,7 @@ def _worker_request(
         mode=wire.MODE[decision.mode],
         budget=wire.budget(decision, elapsed_s),
         sampling=request.sampling,
-        priority=priority,
+        priority=placement.policy.priority,
     )
     if decision.deadline_s is not None:
         message.deadline.CopyFrom(wire.duration(max(0.0, decision.deadline_s - elapsed_s)))

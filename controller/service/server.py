@@ -7,11 +7,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from controller.fleet import Fleet
+from controller.desk import Desk, Tenants
+from controller.desk.desk import spread_evenly
+from controller.fleet import Fleet, Roster
 from controller.policy import LivePolicy
 from controller.service.admin import AdminServicer
 from controller.service.reasoning import ReasoningServicer
-from controller.service.tenants import Tenants
+from controller.service.reception import Reception
 from curfew.rpc.server import Server
 from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
 
@@ -42,9 +44,13 @@ class Controller:
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
-        self._fleet = Fleet(workers, clock, self._availability.put_nowait)
+        roster = Roster()
         tenants = Tenants()
-        self._reasoning = ReasoningServicer(policy, self._fleet, tenants, clock, new_id)
+        desk = Desk(roster, tenants, spread_evenly())
+        reception = Reception(desk, clock)
+        roster.on_change = reception.news
+        self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
+        self._reasoning = ReasoningServicer(policy, desk, reception, roster, self._fleet, clock, new_id)
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)

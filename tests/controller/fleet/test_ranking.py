@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.fleet.fleet import Ranking
+from controller.fleet.roster import Ranking
 from controller.fleet.worker import Worker
 from curfew.v1 import worker_pb2
 from tests.controller.fleet.test_worker import description

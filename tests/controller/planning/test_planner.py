@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from controller.planning.decision import Ask, Decision, Mode, Refusal
+from controller.planning.decision import Ask, Decision, Mode, Refusal, RefusedFor
 from controller.planning.lengths import LengthEstimate, StopCurve
-from controller.planning.planner import plan
+from controller.planning.planner import Prospect, plan
 from controller.planning.quantiles import Quantiles
 from controller.planning.speed import SpeedEstimate
 from controller.policy import (
+    Brownout,
     BudgetRange,
     Grace,
     ModePolicy,
@@ -69,7 +70,7 @@ def tenant(
 def decide(
     policy: TenantPolicy, ask: Ask = ASK, speed: SpeedEstimate = SPEED, price: float = 0.0
 ) -> Decision:
-    decision = plan(ask, policy, LENGTHS, speed, max_sequence_tokens=4096, price=price)
+    decision = Prospect.of(ask, policy, LENGTHS, speed, max_sequence_tokens=4096).decide(price)
     assert isinstance(decision, Decision)
     return decision
 
@@ -145,8 +146,35 @@ def test_less_than_the_least_budget_is_not_begun() -> None:
 
 def test_a_price_shortens_thinking_until_none_is_worth_it() -> None:
     policy = tenant(deadline_s=10.0, curve=CURVE)
-    budgets = [decide(policy, price=price).budget_tokens for price in (0.0, 2.0, 4.0, 20.0)]
+    budgets = [decide(policy, price=price).budget_tokens for price in (0.0, 2.0, 4.0, 10.0)]
     assert budgets == [96, 96, 64, 0]
+    outcome = Prospect.of(ASK, policy, LENGTHS, SPEED, 4096).decide(price=20.0)
+    assert isinstance(outcome, Refusal)
+    assert outcome.reason is RefusedFor.PRICE
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget"),
+    [
+        (Brownout.NONE, 96),
+        (Brownout.LESS, 1),
+        (Brownout.NO_THINK, 0),
+        (Brownout.QUEUE, None),
+        (Brownout.REJECT, None),
+    ],
+)
+def test_no_price_squeezes_further_than_the_policy_lets_it(limit: Brownout, budget: int | None) -> None:
+    policy = replace(tenant(deadline_s=10.0, curve=CURVE), brownout=limit)
+    outcome = Prospect.of(ASK, policy, LENGTHS, SPEED, 4096).decide(price=1000.0)
+    assert (outcome.budget_tokens if isinstance(outcome, Decision) else None) == budget
+
+
+def test_a_decision_says_how_far_load_has_squeezed_it() -> None:
+    policy = tenant(deadline_s=10.0, curve=CURVE)
+    levels = [decide(policy, price=price).brownout for price in (0.0, 4.0, 10.0)]
+    assert levels == [Brownout.NONE, Brownout.LESS, Brownout.NO_THINK]
+    assert decide(policy, price=4.0).why.endswith("since more is not worth its price")
+    assert decide(policy, price=10.0).why.endswith("since reasoning is not worth its price")
 
 
 def test_what_cannot_be_kept_is_refused() -> None:

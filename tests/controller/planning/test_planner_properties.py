@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from controller.planning.decision import Ask, Decision, Mode, Refusal
 from controller.planning.lengths import LengthEstimate, StopCurve
-from controller.planning.planner import plan
+from controller.planning.planner import Prospect, plan
 from controller.planning.quantiles import Quantiles
 from controller.planning.speed import SpeedEstimate
 from controller.policy import (
+    Brownout,
     BudgetRange,
     Grace,
     ModePolicy,
@@ -191,9 +193,28 @@ def test_a_higher_price_never_gives_more(
     ask: Ask, tenant: TenantPolicy, lengths: LengthEstimate, speed: SpeedEstimate, one: float, other: float
 ) -> None:
     low, high = sorted((one, other))
-    cheap = plan(ask, tenant, lengths, speed, MAX_SEQUENCE_TOKENS, price=low)
-    dear = plan(ask, tenant, lengths, speed, MAX_SEQUENCE_TOKENS, price=high)
-    assert budget(dear) <= budget(cheap)
+    prospect = Prospect.of(ask, tenant, lengths, speed, MAX_SEQUENCE_TOKENS)
+    assert budget(prospect.decide(high)) <= budget(prospect.decide(low))
+
+
+@SETTINGS
+@given(ASKS, tenants(), LENGTHS, SPEEDS, st.floats(1e-3, 50.0), st.sampled_from(Brownout))
+def test_a_menu_tells_what_is_taken_at_any_price(
+    ask: Ask,
+    tenant: TenantPolicy,
+    lengths: LengthEstimate,
+    speed: SpeedEstimate,
+    price: float,
+    limit: Brownout,
+) -> None:
+    prospect = Prospect.of(ask, replace(tenant, brownout=limit), lengths, speed, MAX_SEQUENCE_TOKENS)
+    menu = prospect.menu()
+    assert [i.density for i in menu] == sorted((i.density for i in menu), reverse=True)
+    assume(all(abs(i.density - price) > 1e-6 * price for i in menu))
+    taken_s = sum(i.slot_s for i in menu if i.density > price)
+    decision = prospect.decide(price)
+    used_s = prospect.slot_s(decision.budget_tokens) if isinstance(decision, Decision) else 0.0
+    assert taken_s == pytest.approx(used_s, rel=1e-6, abs=1e-9)
 
 
 @SETTINGS

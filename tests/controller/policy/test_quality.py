@@ -1,6 +1,5 @@
 """The quality curve."""
 
-from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,24 +25,10 @@ def test_quality_is_linear_between_points_and_level_after_the_last() -> None:
     assert HOLLOW.at(96) == HOLLOW.at(5000) == 1.0
 
 
-def test_no_more_is_taken_than_raises_quality() -> None:
-    assert HOLLOW.best_budget(1, 2000, quality_alone) == (96, 1.0)
-
-
-def test_a_price_buys_less() -> None:
-    budget, _ = HOLLOW.best_budget(1, 2000, lambda quality, budget: quality - 0.006 * budget)
-    assert budget == 64
-
-
-@SETTINGS
-@given(curves(), st.integers(0, 80), st.integers(0, 80), st.floats(0, 0.05))
-def test_the_best_budget_is_the_best_of_all(curve: QualityCurve, one: int, other: int, price: float) -> None:
-    least, most = sorted((one, other))
-    worth: Callable[[float, int], float] = lambda quality, budget: quality - price * budget  # noqa: E731
-    budget, value = curve.best_budget(least, most, worth)
-    assert least <= budget <= most
-    assert value == worth(curve.at(budget), budget)
-    assert value >= max(worth(curve.at(b), b) for b in range(least, most + 1)) - 1e-9
+def test_the_points_within_a_range_come_with_its_ends() -> None:
+    assert HOLLOW.points_within(1, 2000) == [1, 8, 16, 32, 64, 96, 2000]
+    assert HOLLOW.points_within(16, 64) == [16, 32, 64]
+    assert HOLLOW.points_within(20, 20) == [20]
 
 
 @SETTINGS

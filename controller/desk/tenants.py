@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from controller.planning.calibration import Calibration
+from controller.planning.decision import RefusedFor
 from controller.planning.lengths import LengthModel
+from controller.policy import Brownout
 
 
 @dataclass(slots=True)
@@ -16,8 +18,8 @@ class Standing:
 
     requests: that ended, however they did. answered, failed: of these; the rest were left by their callers.
     kept: of the answered ones, those that kept every objective. held: those that ended within their predicted
-    latency. promised_sum: of the probabilities promised
-    for them.
+    latency. promised_sum: of the probabilities promised for them. decided: requests that were given a place,
+    by how far load had squeezed them. refused: those that were not, by why.
     """
 
     requests: int = 0
@@ -29,6 +31,17 @@ class Standing:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    decided: dict[Brownout, int] = field(default_factory=lambda: dict.fromkeys(Brownout, 0))
+    refused: dict[RefusedFor, int] = field(default_factory=lambda: dict.fromkeys(RefusedFor, 0))
+
+    def note_decided(self, brownout: Brownout) -> None:
+        """Counts a request that was given a place."""
+        self.decided[brownout] += 1
+
+    def note_refused(self, reason: RefusedFor) -> None:
+        """Counts a request that was refused."""
+        self.refused[reason] += 1
+        self.note_failed()
 
     def note_answered(
         self,

@@ -1,0 +1,249 @@
+"""Decides who runs now, where, and with what budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from controller.desk.flight import Flight, Placement
+from controller.desk.tenants import Tenants
+from controller.desk.waiting import Ticket, WaitingRoom
+from controller.fleet.roster import Roster
+from controller.fleet.worker import Worker
+from controller.planning.decision import Ask, Decision, Refusal, RefusedFor
+from controller.planning.planner import Prospect
+from controller.planning.price import CLEAR_WAITING_S, Market
+from controller.planning.speed import SpeedEstimate
+from controller.policy import Brownout, TenantPolicy
+from controller.policy.units import format_duration as shown
+
+AHEAD = 0.125
+"""Part of a worker's slots, at least one, that may wait at the worker itself: so that a slot that becomes
+free is taken in the next step, and not a journey later.
+"""
+MOST_WAITING = 1024
+"""Requests that may wait here: each tenant's part of them is its share by weight."""
+LEAST_WAITING = 8
+"""That any tenant may have waiting."""
+LONGEST_WAIT_S = 60.0
+"""Of a request without a deadline, and of one that is served however late."""
+LOOK_AGAIN_S = 0.1
+"""How often those that wait for a better price are looked at."""
+DITHER = 0.12
+"""Prices differ by up to this much from request to request, so that of many that are alike some are served
+when not all can be.
+"""
+
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
+Verdict = tuple[Ticket, Flight | Refusal]
+
+
+def spread_evenly() -> Callable[[], float]:
+    """Numbers over [-1, 1] of which any few that follow each other are far apart: the multiples of the golden
+    ratio, modulo 1 (a Weyl sequence).
+    """
+    numbers = itertools.count(1)
+    return lambda: 2 * (next(numbers) * GOLDEN_RATIO % 1) - 1
+
+
+class NoWorkerError(Exception):
+    """No worker is available."""
+
+
+class Desk:
+    """Takes requests as they arrive and decides them when there is a place.
+
+    Requests wait here and not at a worker, where nobody could be fair to them. Whatever may change who is
+    next – an arrival, a worker's report, an end – is followed by a call of `decide`.
+    """
+
+    def __init__(self, roster: Roster, tenants: Tenants, spread: Callable[[], float]) -> None:
+        """spread: numbers spread evenly over [-1, 1]."""
+        self.tenants = tenants
+        self.market = Market()
+        self._roster = roster
+        self._spread = spread
+        self._waiting = WaitingRoom()
+        self._shy: list[Ticket] = []
+        self._look_again_s: float | None = None
+        self._fresh: tuple[Ticket, Worker, SpeedEstimate, Prospect] | None = None
+        """What was looked at for the arrival of this moment."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting) + len(self._shy)
+
+    def look(self, ask: Ask, policy: TenantPolicy, now_s: float) -> tuple[Worker, Decision | Refusal]:
+        """Where a request would go now and what it would get, without consequences. Raises NoWorkerError."""
+        worker = self._best()
+        prospect = self._prospect(ask, policy, worker, worker.estimate(ask.prompt_tokens, now_s), now_s)
+        decision = prospect.decide(self.price(policy.name, now_s))
+        if isinstance(decision, Refusal):
+            decision = self._with_retry(decision, ask, policy, worker, now_s)
+        return worker, decision
+
+    def price(self, tenant: str, now_s: float) -> float:
+        """Of a slot-second for a tenant."""
+        return self.market.price(tenant, self._roster.capacity, now_s)
+
+    def arrive(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Ticket | Refusal:
+        """A request has come: it waits, be it for a moment, or is refused. Raises NoWorkerError."""
+        worker = self._best()
+        speed = worker.estimate(ask.prompt_tokens, now_s)
+        prospect = self._prospect(ask, policy, worker, speed, now_s)
+        menu = prospect.menu()
+        self.market.arrive(policy.name, policy.weight, menu, self._roster.capacity, now_s)
+        factor = 1 + DITHER * self._spread()
+        why = self._turned_away(prospect, policy, factor, now_s)
+        if why is not None:
+            return self._refused(prospect.refusal(why), ask, policy, worker, now_s)
+        due_s = now_s + prospect.times.deadline_s
+        give_up_s = now_s + min(prospect.patience_s(), LONGEST_WAIT_S)
+        ticket = Ticket(ask, policy, now_s, due_s, give_up_s, menu, factor)
+        self._waiting.push(ticket)
+        self.market.wait(menu)
+        self._fresh = (ticket, worker, speed, prospect)
+        return ticket
+
+    def decide(self, now_s: float) -> list[Verdict]:
+        """Serves those that are next while there are places, and refuses those for whom it is too late."""
+        self._look_at_shy(now_s)
+        verdicts: list[Verdict] = []
+        for ticket in self._waiting.expire(now_s):
+            self.market.waited(ticket.menu)
+            verdicts.append((ticket, self._too_late(ticket, now_s)))
+        while (worker := self._roster.best()) is not None and worker.has_room(AHEAD):
+            next_ticket = self._waiting.pop()
+            if next_ticket is None:
+                break
+            verdict = self._place(next_ticket, worker, now_s)
+            if verdict is None:
+                self._postpone(next_ticket, now_s)
+            else:
+                self.market.waited(next_ticket.menu)
+                verdicts.append((next_ticket, verdict))
+        self._fresh = None
+        return verdicts
+
+    def wake_s(self) -> float | None:
+        """When `decide` must be called again if nothing happens before; None when never."""
+        times = [self._waiting.next_expiry_s(), self._look_again_s]
+        return min((when_s for when_s in times if when_s is not None), default=None)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller of one that has not been decided has left."""
+        if not ticket.waits and not ticket.shy:
+            return
+        self.market.waited(ticket.menu)
+        self._waiting.remove(ticket)
+        ticket.shy = False
+        self.tenants[ticket.policy.name].standing.note_left()
+
+    def _best(self) -> Worker:
+        worker = self._roster.best()
+        if worker is None:
+            raise NoWorkerError
+        return worker
+
+    def _prospect(
+        self, ask: Ask, policy: TenantPolicy, worker: Worker, speed: SpeedEstimate, now_s: float
+    ) -> Prospect:
+        tenant = self.tenants[policy.name]
+        return Prospect.of(
+            ask,
+            policy,
+            tenant.lengths.estimate(now_s, ask.prompt_tokens),
+            speed,
+            worker.limits.max_sequence_tokens,
+            tenant.calibration.level(policy.objectives.share),
+        )
+
+    def _turned_away(
+        self, prospect: Prospect, policy: TenantPolicy, price_factor: float, now_s: float
+    ) -> RefusedFor | None:
+        """Why an arrival does not even wait."""
+        if not prospect.choice:
+            return RefusedFor.PROMISE
+        if policy.brownout is Brownout.REJECT and not prospect.worth_it(
+            price_factor * self.price(policy.name, now_s)
+        ):
+            return RefusedFor.PRICE
+        if self._waiting.size(policy.name) >= max(
+            LEAST_WAITING, MOST_WAITING * self.market.share(policy.name)
+        ):
+            return RefusedFor.CROWD
+        return None
+
+    def _place(self, ticket: Ticket, worker: Worker, now_s: float) -> Flight | Refusal | None:
+        """Gives a request a place, or refuses it; None when it had rather wait."""
+        ask, policy = ticket.ask, ticket.policy
+        if self._fresh is not None and self._fresh[0] is ticket and self._fresh[1] is worker:
+            _, _, speed, prospect = self._fresh
+        else:
+            speed = worker.estimate(ask.prompt_tokens, now_s)
+            speed = replace(speed, wait_s=speed.wait_s + now_s - ticket.arrived_s)
+            prospect = self._prospect(ask, policy, worker, speed, now_s)
+        decision = prospect.decide(ticket.price_factor * self.price(policy.name, now_s))
+        if isinstance(decision, Refusal):
+            if decision.reason is RefusedFor.PRICE and policy.brownout is Brownout.QUEUE:
+                return None
+            return self._refused(decision, ask, policy, worker, now_s)
+        tenant = self.tenants[policy.name]
+        tenant.standing.note_decided(decision.brownout)
+        slot_s = prospect.slot_s(decision.budget_tokens)
+        self._waiting.charge(policy.name, policy.weight, slot_s)
+        return Flight(
+            Placement(ask, policy, worker, speed, prospect, decision, ticket.arrived_s),
+            tenant,
+            self._roster.send(worker, ask.prompt_tokens),
+            price=lambda when_s: self.price(policy.name, when_s),
+            closed=lambda used_slot_s: self._waiting.charge(policy.name, policy.weight, used_slot_s - slot_s),
+        )
+
+    def _postpone(self, ticket: Ticket, now_s: float) -> None:
+        ticket.shy = True
+        self._shy.append(ticket)
+        if self._look_again_s is None:
+            self._look_again_s = now_s + LOOK_AGAIN_S
+
+    def _look_at_shy(self, now_s: float) -> None:
+        """Those for whom the price was too high wait for a place again."""
+        if self._look_again_s is None or now_s < self._look_again_s:
+            return
+        shy, self._shy, self._look_again_s = self._shy, [], None
+        for ticket in shy:
+            if ticket.shy:
+                ticket.shy = False
+                self._waiting.push(ticket)
+
+    def _too_late(self, ticket: Ticket, now_s: float) -> Refusal:
+        self.tenants[ticket.policy.name].standing.note_refused(RefusedFor.PROMISE)
+        waited_s = now_s - ticket.arrived_s
+        return Refusal(
+            RefusedFor.PROMISE,
+            None if math.isinf(ticket.due_s) else ticket.due_s - ticket.arrived_s,
+            ticket.policy.objectives.share,
+            waited_s,
+            f"waited {shown(waited_s)} for a place; refused, since not every promise can be kept any more",
+            CLEAR_WAITING_S,
+        )
+
+    def _refused(
+        self, refusal: Refusal, ask: Ask, policy: TenantPolicy, worker: Worker, now_s: float
+    ) -> Refusal:
+        self.tenants[policy.name].standing.note_refused(refusal.reason)
+        return self._with_retry(refusal, ask, policy, worker, now_s)
+
+    def _with_retry(
+        self, refusal: Refusal, ask: Ask, policy: TenantPolicy, worker: Worker, now_s: float
+    ) -> Refusal:
+        """With when to try again, unless an idle pool would refuse it too."""
+        if refusal.reason is RefusedFor.PROMISE:
+            idle = worker.idle_estimate(ask.prompt_tokens, now_s)
+            if not self._prospect(ask, policy, worker, idle, now_s).choice:
+                return refusal
+        return replace(refusal, retry_s=CLEAR_WAITING_S)

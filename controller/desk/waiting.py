@@ -1,0 +1,154 @@
+"""Who waits for a place, and who is next."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass, field
+
+from controller.planning.decision import Ask
+from controller.planning.options import Increment
+from controller.policy import TenantPolicy
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request that has arrived and is not decided.
+
+    due_s: its deadline, infinite without one. give_up_s: when even the fastest way to serve it is too late.
+    menu: what it is counted with as demand while it waits. price_factor: on every price that it is asked.
+    waits: for a place. shy: for a better price.
+    """
+
+    ask: Ask
+    policy: TenantPolicy
+    arrived_s: float
+    due_s: float
+    give_up_s: float
+    menu: tuple[Increment, ...] = ()
+    price_factor: float = 1.0
+    waits: bool = False
+    shy: bool = False
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One tenant's: by priority, then by deadline."""
+
+    served: float = 0.0
+    tickets: list[tuple[int, float, int, Ticket]] = field(default_factory=list)
+    size: int = 0
+    entry: int = -1
+
+
+class WaitingRoom:
+    """Fair between tenants by weighted slot-seconds served; earliest deadline first within a tenant.
+
+    Virtual token counters (Sheng et al. 2024, "Fairness in Serving Large Language Models"): the tenant that
+    was served least for its weight is next; one that comes back from silence begins where the least served of
+    those who wait stand, so that nobody saves up. A request with a lower priority number goes before any
+    other.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._order: list[
+            tuple[int, float, int, str]
+        ] = []  # (priority, served, entry, tenant); old ones stay
+        self._expiry: list[tuple[float, int, Ticket]] = []
+        self._counter = itertools.count()
+        self._size = 0
+        self._least_served = 0.0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def size(self, tenant: str) -> int:
+        """How many of a tenant's requests wait."""
+        queue = self._queues.get(tenant)
+        return queue.size if queue else 0
+
+    def push(self, ticket: Ticket) -> None:
+        """Has a ticket wait."""
+        queue = self._queues.setdefault(ticket.policy.name, _Queue())
+        if not queue.size:
+            queue.served = max(queue.served, self._least_served)
+        ticket.waits = True
+        queue.size += 1
+        self._size += 1
+        number = next(self._counter)
+        heapq.heappush(queue.tickets, (ticket.policy.priority, ticket.due_s, number, ticket))
+        heapq.heappush(self._expiry, (ticket.give_up_s, number, ticket))
+        if len(self._expiry) > 4 * self._size + 64:
+            self._expiry = [entry for entry in self._expiry if entry[2].waits]
+            heapq.heapify(self._expiry)
+        self._rank(ticket.policy.name, queue)
+
+    def pop(self) -> Ticket | None:
+        """The next; None when nobody waits."""
+        while self._order:
+            _, served, entry, tenant = heapq.heappop(self._order)
+            queue = self._queues[tenant]
+            if entry != queue.entry:
+                continue
+            self._drop_gone(queue)
+            if not queue.tickets:
+                continue
+            ticket = heapq.heappop(queue.tickets)[3]
+            self._least_served = max(self._least_served, served)
+            self._leave(ticket)
+            return ticket
+        return None
+
+    def remove(self, ticket: Ticket) -> None:
+        """Its caller has left. Has no effect on one that does not wait."""
+        if ticket.waits:
+            self._leave(ticket)
+
+    def expire(self, now_s: float) -> list[Ticket]:
+        """Takes out those whose time to give up has come."""
+        expired = []
+        while self._expiry and (not self._expiry[0][2].waits or self._expiry[0][0] <= now_s):
+            ticket = heapq.heappop(self._expiry)[2]
+            if ticket.waits:
+                self._leave(ticket)
+                expired.append(ticket)
+        return expired
+
+    def next_expiry_s(self) -> float | None:
+        """When `expire` has something to do; None when nobody waits."""
+        while self._expiry and not self._expiry[0][2].waits:
+            heapq.heappop(self._expiry)
+        return self._expiry[0][0] if self._expiry else None
+
+    def charge(self, tenant: str, weight: float, slot_s: float) -> None:
+        """Counts what a tenant was served, or gives back what it did not use, where `slot_s` is negative."""
+        queue = self._queues.setdefault(tenant, _Queue())
+        queue.served += slot_s / weight
+        if queue.size:
+            self._rank(tenant, queue)
+
+    def _leave(self, ticket: Ticket) -> None:
+        ticket.waits = False
+        tenant = ticket.policy.name
+        queue = self._queues[tenant]
+        queue.size -= 1
+        self._size -= 1
+        if queue.size:
+            self._rank(tenant, queue)
+        else:
+            queue.tickets.clear()
+            queue.entry = -1
+
+    def _rank(self, tenant: str, queue: _Queue) -> None:
+        self._drop_gone(queue)
+        queue.entry = next(self._counter)
+        heapq.heappush(self._order, (queue.tickets[0][0], queue.served, queue.entry, tenant))
+        if len(self._order) > 4 * self._size + 64:
+            self._order = [entry for entry in self._order if self._queues[entry[3]].entry == entry[2]]
+            heapq.heapify(self._order)
+
+    @staticmethod
+    def _drop_gone(queue: _Queue) -> None:
+        while queue.tickets and not queue.tickets[0][3].waits:
+            heapq.heappop(queue.tickets)

@@ -1,0 +1,82 @@
+"""From a request to what the desk is asked, and from its refusals to what the caller is told."""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import error_details_pb2
+
+from controller import wire
+from controller.planning.decision import Ask, Refusal, RefusedFor
+from controller.planning.lengths import LengthModel
+from curfew.rpc.errors import RpcError, reason, retry_after
+from curfew.v1 import reasoning_pb2
+
+FORMAT_BYTES = 24
+"""Added to the text for each turn's chat format, and once more for the answer's."""
+ESTIMATE_SLACK = 1.25
+"""By how much more than estimated a prompt is taken to be at most, unless its bytes are fewer: no token of a
+byte-level vocabulary is less than a byte."""
+
+TIMEOUT_ROUNDING = 1.01
+"""gRPC sends a timeout with two to three digits, rounded up: a caller may give up this much sooner."""
+
+
+def ask_of(
+    request: reasoning_pb2.GenerateRequest,
+    lengths: LengthModel,
+    bytes_per_token: float,
+    time_remaining_s: float | None,
+) -> Ask:
+    """A request in numbers. time_remaining_s: of the call's own deadline."""
+    text_bytes = FORMAT_BYTES + sum(len(turn.content.encode()) + FORMAT_BYTES for turn in request.messages)
+    estimated = lengths.prompt_tokens(text_bytes, bytes_per_token)
+    wishes = request.wishes
+    deadlines = [wire.seconds(wishes.deadline)] if wishes.HasField("deadline") else []
+    if time_remaining_s is not None:
+        deadlines.append(time_remaining_s / TIMEOUT_ROUNDING)
+    return Ask(
+        prompt_tokens=estimated,
+        most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),
+        mode=wire.WISH[wishes.mode],
+        max_reasoning_tokens=wishes.max_reasoning_tokens if wishes.HasField("max_reasoning_tokens") else None,
+        max_answer_tokens=wishes.max_answer_tokens if wishes.HasField("max_answer_tokens") else None,
+        deadline_s=min(deadlines, default=None),
+    )
+
+
+def no_worker() -> RpcError:
+    """There is nobody to send a request to."""
+    return RpcError(
+        grpc.StatusCode.UNAVAILABLE, "no worker is available", retry_after(1.0), reason("NO_WORKER")
+    )
+
+
+def refused(tenant: str, refusal: Refusal) -> RpcError:
+    """RESOURCE_EXHAUSTED when it may go better later, FAILED_PRECONDITION when it never does."""
+    numbers = {"target_share": f"{refusal.share:g}", "predicted_latency": f"{refusal.predicted_s:.6f}s"}
+    if refusal.deadline_s is not None:
+        numbers["deadline"] = f"{refusal.deadline_s:.6f}s"
+    if refusal.retry_s is not None:
+        return RpcError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            refusal.why,
+            retry_after(refusal.retry_s),
+            reason(_REASON[refusal.reason], **numbers),
+        )
+    failure = error_details_pb2.PreconditionFailure(
+        violations=[
+            error_details_pb2.PreconditionFailure.Violation(
+                type="PROMISE", subject=tenant, description=refusal.why
+            )
+        ]
+    )
+    return RpcError(
+        grpc.StatusCode.FAILED_PRECONDITION, refusal.why, failure, reason("PROMISE_CANNOT_BE_KEPT", **numbers)
+    )
+
+
+_REASON = {
+    RefusedFor.PROMISE: "PROMISE_CANNOT_BE_KEPT_NOW",
+    RefusedFor.PRICE: "OTHERS_NEED_IT_MORE",
+    RefusedFor.CROWD: "TOO_MANY_WAIT",
+}
