@@ -1,0 +1,1 @@
+"""What controllers share: limits, counters, calibration, demand and the registry; in memory or in Redis."""
