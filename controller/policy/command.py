@@ -18,6 +18,7 @@ from controller.policy.loading import load_policy
 from controller.policy.reference import reference_text, schema_text
 from controller.policy.schema import did_you_mean
 from controller.policy.units import parse_count
+from controller.simulation.command import add_simulate
 
 EXIT_TROUBLE = 2
 
@@ -165,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("before", type=Path, metavar="A")
     command.add_argument("after", type=Path, metavar="B")
     command.set_defaults(run=_diff)
+
+    add_simulate(commands)
 
     command = commands.add_parser("schema", help="print the file's JSON Schema, for editors")
     command.set_defaults(run=_schema)

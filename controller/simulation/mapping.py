@@ -17,7 +17,7 @@ class MappingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class Share:
     """Requests of those tenants of a trace that match a pattern (`client-*`) go to tenants of the policy, by
     shares.
     """
@@ -27,7 +27,7 @@ class Mapping:
     shares: tuple[float, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Mapping:
+    def parse(cls, text: str) -> Share:
         """`client-*=support`, or `*=support:3,analyst:1` by shares. Raises ValueError."""
         pattern, equals, targets = text.partition("=")
         if not (pattern and equals and targets):
@@ -53,7 +53,7 @@ class Mapping:
 
 
 def mapped(
-    mappings: Sequence[Mapping], traced: Collection[str], known: Collection[str], policy: str
+    mappings: Sequence[Share], traced: Collection[str], known: Collection[str], policy: str
 ) -> Callable[[Arrival, float], str]:
     """Tells the policy's tenant for an arrival and a number in [0, 1): by the first mapping whose pattern
     matches, else the one of the same name. Raises MappingError for what names no tenant of the policy.
@@ -62,7 +62,7 @@ def mapped(
         for tenant in mapping.tenants:
             if tenant not in known:
                 raise MappingError(f"{policy}: {tenant!r} is not a tenant{did_you_mean(tenant, known)}")
-    chosen: dict[str, Mapping] = {}
+    chosen: dict[str, Share] = {}
     for name in traced:
         found = next((mapping for mapping in mappings if fnmatchcase(name, mapping.pattern)), None)
         if found is None and name not in known:
@@ -72,5 +72,5 @@ def mapped(
                 f"say whose its requests are, such as --map '{name}=TENANT' or --map '*=TENANT' "
                 f"(the policy has {tenants})"
             )
-        chosen[name] = found or Mapping(name, (name,), (1.0,))
+        chosen[name] = found or Share(name, (name,), (1.0,))
     return lambda arrival, number: chosen[arrival.tenant].tenant(number)
