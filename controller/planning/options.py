@@ -82,6 +82,13 @@ def best(choice: Sequence[Option], weight: float, price: float) -> Option:
     return chosen
 
 
+def between(low: Option, high: Option, budget: int) -> Option:
+    """About what a budget between those of two options would be."""
+    part = (budget - low.budget) / (high.budget - low.budget)
+    quality = low.quality + part * (high.quality - low.quality)
+    return Option(budget, quality, low.slot_s + part * (high.slot_s - low.slot_s))
+
+
 def menu(choice: Sequence[Option], weight: float, *, may_reject: bool) -> tuple[Increment, ...]:
     """What more and more slot-seconds bring, the densest first: the upper concave hull of the options.
 

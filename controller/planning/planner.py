@@ -17,7 +17,7 @@ from controller.planning.explain import arithmetic
 from controller.planning.forecast import Forecast, Pace, Times
 from controller.planning.in_flight import Course
 from controller.planning.lengths import LengthEstimate
-from controller.planning.options import Increment, Option, best, menu, neutral_curve, options
+from controller.planning.options import Increment, Option, best, between, menu, neutral_curve, options
 from controller.planning.speed import SpeedEstimate
 from controller.policy import Brownout, ModePolicy, Otherwise, QualityCurve, TenantPolicy
 
@@ -62,12 +62,11 @@ class Prospect:
         speed: SpeedEstimate,
         max_sequence_tokens: int,
         level: Level | None = None,
-        curve: QualityCurve | None = None,
     ) -> Prospect:
         """Looks at a request as things stand.
 
         max_sequence_tokens: prompt and output that the worker holds for one request. level: at which the
-        forecast keeps the tenant's share; by default, as it says. curve: as learnt; by default the policy's.
+        forecast keeps the tenant's share; by default, as it says.
         """
         level = level or Level.uncalibrated(tenant.objectives.share)
         answer_tokens = tenant.budget.answer_tokens or lengths.answer_reserve
@@ -77,7 +76,7 @@ class Prospect:
         bounds = Bounds.of(ask, tenant, answer_tokens, max_sequence_tokens)
         forecast = Forecast(speed, lengths, ask.prompt_tokens, answer_tokens)
         pace = forecast.at(level.at)
-        known = curve or tenant.quality.curve
+        known = tenant.quality.curve
         curve = known or neutral_curve(lengths, bounds.most)
         budgets = bounds.budgets(times, pace, tenant, curve)
         keeps_promise = bool(budgets)
@@ -123,13 +122,12 @@ class Prospect:
         return any(weight * option.quality >= price * option.slot_s for option in self.choice)
 
     def patience_s(self) -> float:
-        """How long it may still wait, if all went as well as it can; infinite when it is served however late.
-        """
+        """How long it may still wait, if all went as well as it can; infinite when it is served however late."""
         if self.tenant.otherwise is Otherwise.BEST_EFFORT:
             return math.inf
         pace, fewest = self.forecast.at_best(self.level.at), self.bounds.fewest
         end_s = pace.think_s(fewest) if fewest > 0 else pace.no_think_s()
-        return max(0.0, self.times.deadline_s - end_s)
+        return max(0.0, self.times.deadline_s - (end_s - pace.wait_s))
 
     def slot_s(self, budget: int) -> float:
         """What the option with a budget is expected to take of the worker, in slot-seconds."""
@@ -149,9 +147,10 @@ class Prospect:
         stopped by then: their ratio, and so the choice, is the same as before it began.
         """
         more = [option for option in self.choice if option.budget > used_tokens]
-        if not more:
+        if not more or more[0] is self.choice[0]:
             return used_tokens + 1
-        return best(more, self.tenant.weight, price).budget
+        here = between(self.choice[-len(more) - 1], more[0], used_tokens + 1)
+        return best([here, *more], self.tenant.weight, price).budget
 
     def _free(self) -> Option:
         """What is chosen at price 0; where no quality was measured, more is taken to be better."""

@@ -155,12 +155,9 @@ class Market:
 
     def price(self, tenant: str, capacity: float, now_s: float) -> float:
         """What a slot-second costs a tenant now: the pool's price, or that of its own share if it is less."""
-        pool = self.pool_price(capacity, now_s)
         known = self._tenants.get(tenant)
-        if known is None or pool == 0:
-            return pool
-        own = self._own_margin(known, capacity, now_s)
-        return 0.0 if own is None else min(pool, own.price)
+        own = None if known is None else self._own_margin(known, capacity, now_s)
+        return 0.0 if own is None else min(own.price, self.pool_price(capacity, now_s))
 
     def share(self, tenant: str) -> float:
         """The part of the pool that is a tenant's by weight among those that are active; 0 of one that is
