@@ -83,7 +83,7 @@ class WorkerModel:
         if prompt_tokens:
             time_s += engine.piece_s + prompt_tokens / self.prefill_tokens_per_s
             time_s = max(time_s, self.decode.step_s(1))
-        return max(engine.least_step_s, ratio * time_s)
+        return ratio * max(engine.least_step_s, time_s)
 
     def tokens_per_s(self) -> float:
         """Output tokens of a full batch."""
