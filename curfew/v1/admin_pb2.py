@@ -22,30 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from curfew.v1 import worker_pb2 as curfew_dot_v1_dot_worker__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63urfew/v1/admin.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetPolicyRequest\"K\n\x11GetPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\x12\x10\n\x08rejected\x18\x03 \x01(\t\"\x15\n\x13ReloadPolicyRequest\"?\n\x14ReloadPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"C\n\x1aListTenantStandingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1bListTenantStandingsResponse\x12,\n\tstandings\x18\x01 \x03(\x0b\x32\x19.curfew.v1.TenantStanding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x02\n\x0eTenantStanding\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x14\n\x0ctarget_share\x18\x06 \x01(\x01\x12!\n\x19mean_promised_probability\x18\x07 \x01(\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x04\x12\x31\n\x0emedian_latency\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10predictions_held\x18\x0b \x01(\x04\x12\x16\n\x0eplanning_level\x18\x0c \x01(\x01\x32\x8d\x02\n\x0c\x41\x64minService\x12\x46\n\tGetPolicy\x12\x1b.curfew.v1.GetPolicyRequest\x1a\x1c.curfew.v1.GetPolicyResponse\x12O\n\x0cReloadPolicy\x12\x1e.curfew.v1.ReloadPolicyRequest\x1a\x1f.curfew.v1.ReloadPolicyResponse\x12\x64\n\x13ListTenantStandings\x12%.curfew.v1.ListTenantStandingsRequest\x1a&.curfew.v1.ListTenantStandingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63urfew/v1/admin.proto\x12\tcurfew.v1\x1a\x16\x63urfew/v1/worker.proto\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetPolicyRequest\"K\n\x11GetPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\x12\x10\n\x08rejected\x18\x03 \x01(\t\"\x15\n\x13ReloadPolicyRequest\"?\n\x14ReloadPolicyResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"C\n\x1aListTenantStandingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"d\n\x1bListTenantStandingsResponse\x12,\n\tstandings\x18\x01 \x03(\x0b\x32\x19.curfew.v1.TenantStanding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc0\x04\n\x0eTenantStanding\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x14\n\x0ctarget_share\x18\x06 \x01(\x01\x12!\n\x19mean_promised_probability\x18\x07 \x01(\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x04\x12\x31\n\x0emedian_latency\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10predictions_held\x18\x0b \x01(\x04\x12\x16\n\x0eplanning_level\x18\x0c \x01(\x01\x12\x11\n\tin_flight\x18\r \x01(\r\x12\x12\n\nrate_per_s\x18\x0e \x01(\x01\x12\x13\n\x0bthink_share\x18\x0f \x01(\x01\x12\x1a\n\x12mean_budget_tokens\x18\x10 \x01(\x01\x12%\n\x08\x62rownout\x18\x11 \x01(\x0e\x32\x13.curfew.v1.Brownout\x12\r\n\x05price\x18\x12 \x01(\x01\x12\x1b\n\x13refused_for_promise\x18\x13 \x01(\x04\x12\x19\n\x11refused_for_price\x18\x14 \x01(\x04\x12\x19\n\x11refused_for_crowd\x18\x15 \x01(\x04\x12,\n\x06shadow\x18\x16 \x01(\x0b\x32\x1c.curfew.v1.ShadowDifferences\"\xed\x01\n\x11ShadowDifferences\x12\x10\n\x08\x63ompared\x18\x01 \x01(\x04\x12\x11\n\tadmission\x18\x02 \x01(\x04\x12\x0c\n\x04mode\x18\x03 \x01(\x04\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x04\x12\x1d\n\x15served_by_shadow_only\x18\x05 \x01(\x04\x12 \n\x18mean_budget_delta_tokens\x18\x06 \x01(\x01\x12\x1b\n\x13mean_promised_delta\x18\x07 \x01(\x01\x12\x37\n\x14mean_predicted_delta\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10GetStatusRequest\"\xa6\x02\n\x11GetStatusResponse\x12)\n\x06uptime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x10\n\x08rejected\x18\x03 \x01(\t\x12(\n\x07workers\x18\x04 \x03(\x0b\x32\x17.curfew.v1.WorkerStatus\x12\r\n\x05price\x18\x05 \x01(\x01\x12\x11\n\x04load\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07waiting\x18\x07 \x01(\r\x12\'\n\x06shadow\x18\x08 \x01(\x0b\x32\x17.curfew.v1.ShadowStatus\x12-\n\trecording\x18\t \x01(\x0b\x32\x1a.curfew.v1.RecordingStatusB\x07\n\x05_load\"\xa0\x01\n\x0cWorkerStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\r\x12#\n\x04load\x18\x05 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12)\n\x06silent\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"H\n\x0cShadowStatus\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x10\n\x08rejected\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61ults\x18\x03 \x01(\x04\"O\n\x0fRecordingStatus\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0f\n\x07written\x18\x02 \x01(\x04\x12\x0c\n\x04lost\x18\x03 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t*\x8a\x01\n\x08\x42rownout\x12\x18\n\x14\x42ROWNOUT_UNSPECIFIED\x10\x00\x12\x11\n\rBROWNOUT_NONE\x10\x01\x12\x11\n\rBROWNOUT_LESS\x10\x02\x12\x15\n\x11\x42ROWNOUT_NO_THINK\x10\x03\x12\x12\n\x0e\x42ROWNOUT_QUEUE\x10\x04\x12\x13\n\x0f\x42ROWNOUT_REJECT\x10\x05\x32\xd5\x02\n\x0c\x41\x64minService\x12\x46\n\tGetPolicy\x12\x1b.curfew.v1.GetPolicyRequest\x1a\x1c.curfew.v1.GetPolicyResponse\x12O\n\x0cReloadPolicy\x12\x1e.curfew.v1.ReloadPolicyRequest\x1a\x1f.curfew.v1.ReloadPolicyResponse\x12\x64\n\x13ListTenantStandings\x12%.curfew.v1.ListTenantStandingsRequest\x1a&.curfew.v1.ListTenantStandingsResponse\x12\x46\n\tGetStatus\x12\x1b.curfew.v1.GetStatusRequest\x1a\x1c.curfew.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETPOLICYREQUEST']._serialized_start=68
-  _globals['_GETPOLICYREQUEST']._serialized_end=86
-  _globals['_GETPOLICYRESPONSE']._serialized_start=88
-  _globals['_GETPOLICYRESPONSE']._serialized_end=163
-  _globals['_RELOADPOLICYREQUEST']._serialized_start=165
-  _globals['_RELOADPOLICYREQUEST']._serialized_end=186
-  _globals['_RELOADPOLICYRESPONSE']._serialized_start=188
-  _globals['_RELOADPOLICYRESPONSE']._serialized_end=251
-  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_start=253
-  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_end=320
-  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_start=322
-  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_end=422
-  _globals['_TENANTSTANDING']._serialized_start=425
-  _globals['_TENANTSTANDING']._serialized_end=730
-  _globals['_ADMINSERVICE']._serialized_start=733
-  _globals['_ADMINSERVICE']._serialized_end=1002
+  _globals['_BROWNOUT']._serialized_start=1903
+  _globals['_BROWNOUT']._serialized_end=2041
+  _globals['_GETPOLICYREQUEST']._serialized_start=92
+  _globals['_GETPOLICYREQUEST']._serialized_end=110
+  _globals['_GETPOLICYRESPONSE']._serialized_start=112
+  _globals['_GETPOLICYRESPONSE']._serialized_end=187
+  _globals['_RELOADPOLICYREQUEST']._serialized_start=189
+  _globals['_RELOADPOLICYREQUEST']._serialized_end=210
+  _globals['_RELOADPOLICYRESPONSE']._serialized_start=212
+  _globals['_RELOADPOLICYRESPONSE']._serialized_end=275
+  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_start=277
+  _globals['_LISTTENANTSTANDINGSREQUEST']._serialized_end=344
+  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_start=346
+  _globals['_LISTTENANTSTANDINGSRESPONSE']._serialized_end=446
+  _globals['_TENANTSTANDING']._serialized_start=449
+  _globals['_TENANTSTANDING']._serialized_end=1025
+  _globals['_SHADOWDIFFERENCES']._serialized_start=1028
+  _globals['_SHADOWDIFFERENCES']._serialized_end=1265
+  _globals['_GETSTATUSREQUEST']._serialized_start=1267
+  _globals['_GETSTATUSREQUEST']._serialized_end=1285
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1288
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1582
+  _globals['_WORKERSTATUS']._serialized_start=1585
+  _globals['_WORKERSTATUS']._serialized_end=1745
+  _globals['_SHADOWSTATUS']._serialized_start=1747
+  _globals['_SHADOWSTATUS']._serialized_end=1819
+  _globals['_RECORDINGSTATUS']._serialized_start=1821
+  _globals['_RECORDINGSTATUS']._serialized_end=1900
+  _globals['_ADMINSERVICE']._serialized_start=2044
+  _globals['_ADMINSERVICE']._serialized_end=2385
 # @@protoc_insertion_point(module_scope)

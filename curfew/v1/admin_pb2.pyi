@@ -4,10 +4,12 @@ isort:skip_file
 The door for operators. Served on an address of its own."""
 
 from collections import abc as _abc
+from curfew.v1 import worker_pb2 as _worker_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Brownout:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BrownoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Brownout.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BROWNOUT_UNSPECIFIED: _Brownout.ValueType  # 0
+    """Not set: nothing was decided yet."""
+    BROWNOUT_NONE: _Brownout.ValueType  # 1
+    """Not at all: it was granted what an idle pool would grant."""
+    BROWNOUT_LESS: _Brownout.ValueType  # 2
+    """To less thinking."""
+    BROWNOUT_NO_THINK: _Brownout.ValueType  # 3
+    """To no thinking."""
+    BROWNOUT_QUEUE: _Brownout.ValueType  # 4
+    """To waiting for more than a moment."""
+    BROWNOUT_REJECT: _Brownout.ValueType  # 5
+    """To being turned away."""
+
+class Brownout(_Brownout, metaclass=_BrownoutEnumTypeWrapper):
+    """How far load squeezes a request."""
+
+BROWNOUT_UNSPECIFIED: Brownout.ValueType  # 0
+"""Not set: nothing was decided yet."""
+BROWNOUT_NONE: Brownout.ValueType  # 1
+"""Not at all: it was granted what an idle pool would grant."""
+BROWNOUT_LESS: Brownout.ValueType  # 2
+"""To less thinking."""
+BROWNOUT_NO_THINK: Brownout.ValueType  # 3
+"""To no thinking."""
+BROWNOUT_QUEUE: Brownout.ValueType  # 4
+"""To waiting for more than a moment."""
+BROWNOUT_REJECT: Brownout.ValueType  # 5
+"""To being turned away."""
+Global___Brownout: _TypeAlias = Brownout  # noqa: Y015
 
 @_typing.final
 class GetPolicyRequest(_message.Message):
@@ -181,6 +219,16 @@ class TenantStanding(_message.Message):
     MEDIAN_LATENCY_FIELD_NUMBER: _builtins.int
     PREDICTIONS_HELD_FIELD_NUMBER: _builtins.int
     PLANNING_LEVEL_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    RATE_PER_S_FIELD_NUMBER: _builtins.int
+    THINK_SHARE_FIELD_NUMBER: _builtins.int
+    MEAN_BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    BROWNOUT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    REFUSED_FOR_PROMISE_FIELD_NUMBER: _builtins.int
+    REFUSED_FOR_PRICE_FIELD_NUMBER: _builtins.int
+    REFUSED_FOR_CROWD_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Its name in the policy."""
     requests: _builtins.int
@@ -205,9 +253,31 @@ class TenantStanding(_message.Message):
     """
     planning_level: _builtins.float
     """Level of the forecast's quantiles at which plans are made so that this holds, in (0, 1)."""
+    in_flight: _builtins.int
+    """Requests that are waiting or running."""
+    rate_per_s: _builtins.float
+    """Requests that came per second, over about the last half minute."""
+    think_share: _builtins.float
+    """Of the last 64 requests that were given a plan, the share that may reason, in [0, 1]. 0 without any."""
+    mean_budget_tokens: _builtins.float
+    """Mean reasoning budget of those that may reason, in tokens. 0 without any."""
+    brownout: Global___Brownout.ValueType
+    """The furthest to which load squeezed one of the last 16 requests."""
+    price: _builtins.float
+    """What a slot-second costs it now, in quality times weight. 0 on a pool that has room."""
+    refused_for_promise: _builtins.int
+    """Of the failed ones, refused since no plan keeps the promise."""
+    refused_for_price: _builtins.int
+    """Of the failed ones, refused since others needed the place more."""
+    refused_for_crowd: _builtins.int
+    """Of the failed ones, refused since as many of its requests waited as may."""
     @_builtins.property
     def median_latency(self) -> _duration_pb2.Duration:
         """Median latency of the last answered requests."""
+
+    @_builtins.property
+    def shadow(self) -> Global___ShadowDifferences:
+        """What the shadow policy would have done otherwise. Not set without one."""
 
     def __init__(
         self,
@@ -224,11 +294,266 @@ class TenantStanding(_message.Message):
         median_latency: _duration_pb2.Duration | None = ...,
         predictions_held: _builtins.int = ...,
         planning_level: _builtins.float = ...,
+        in_flight: _builtins.int = ...,
+        rate_per_s: _builtins.float = ...,
+        think_share: _builtins.float = ...,
+        mean_budget_tokens: _builtins.float = ...,
+        brownout: Global___Brownout.ValueType = ...,
+        price: _builtins.float = ...,
+        refused_for_promise: _builtins.int = ...,
+        refused_for_price: _builtins.int = ...,
+        refused_for_crowd: _builtins.int = ...,
+        shadow: Global___ShadowDifferences | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["median_latency", b"median_latency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["median_latency", b"median_latency", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "kept", b"kept", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "planning_level", b"planning_level", "predictions_held", b"predictions_held", "reasoning_tokens", b"reasoning_tokens", "requests", b"requests", "target_share", b"target_share", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "brownout", b"brownout", "failed", b"failed", "in_flight", b"in_flight", "kept", b"kept", "mean_budget_tokens", b"mean_budget_tokens", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "planning_level", b"planning_level", "predictions_held", b"predictions_held", "price", b"price", "rate_per_s", b"rate_per_s", "reasoning_tokens", b"reasoning_tokens", "refused_for_crowd", b"refused_for_crowd", "refused_for_price", b"refused_for_price", "refused_for_promise", b"refused_for_promise", "requests", b"requests", "shadow", b"shadow", "target_share", b"target_share", "tenant", b"tenant", "think_share", b"think_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TenantStanding: _TypeAlias = TenantStanding  # noqa: Y015
+
+@_typing.final
+class ShadowDifferences(_message.Message):
+    """What the shadow policy would have done otherwise with a tenant's requests, since it was read. Each was decided again
+    with the same lengths, speed and price.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARED_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    SERVED_BY_SHADOW_ONLY_FIELD_NUMBER: _builtins.int
+    MEAN_BUDGET_DELTA_TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_PROMISED_DELTA_FIELD_NUMBER: _builtins.int
+    MEAN_PREDICTED_DELTA_FIELD_NUMBER: _builtins.int
+    compared: _builtins.int
+    """Requests that were decided by both."""
+    admission: _builtins.int
+    """Of these, those that one of the two would have refused."""
+    mode: _builtins.int
+    """Of these, those that both served, with another mode."""
+    budget: _builtins.int
+    """Of these, those that both served, with another reasoning budget."""
+    served_by_shadow_only: _builtins.int
+    """Of these, those that only the shadow policy would have served."""
+    mean_budget_delta_tokens: _builtins.float
+    """By how much the shadow policy's budget was larger, on the mean of those that both served, in tokens."""
+    mean_promised_delta: _builtins.float
+    """By how much its promised probability was higher, on the mean of those that both served."""
+    @_builtins.property
+    def mean_predicted_delta(self) -> _duration_pb2.Duration:
+        """By how much its predicted latency was longer, on the mean of those that both served; below 0, shorter."""
+
+    def __init__(
+        self,
+        *,
+        compared: _builtins.int = ...,
+        admission: _builtins.int = ...,
+        mode: _builtins.int = ...,
+        budget: _builtins.int = ...,
+        served_by_shadow_only: _builtins.int = ...,
+        mean_budget_delta_tokens: _builtins.float = ...,
+        mean_promised_delta: _builtins.float = ...,
+        mean_predicted_delta: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mean_predicted_delta", b"mean_predicted_delta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "budget", b"budget", "compared", b"compared", "mean_budget_delta_tokens", b"mean_budget_delta_tokens", "mean_predicted_delta", b"mean_predicted_delta", "mean_promised_delta", b"mean_promised_delta", "mode", b"mode", "served_by_shadow_only", b"served_by_shadow_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowDifferences: _TypeAlias = ShadowDifferences  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """How the pool stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPTIME_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.str
+    """Digest of the policy in force."""
+    rejected: _builtins.str
+    """Why the policy file as it was read last is not in force, a line for each error. Empty when it is."""
+    price: _builtins.float
+    """What a slot-second costs whoever asks for more than its share, in quality times weight. 0 on a pool that has room."""
+    load: _builtins.float
+    """What is asked for, if nobody were squeezed, over what the pool can do. Not set without a worker."""
+    waiting: _builtins.int
+    """Requests that wait for a place, of all tenants."""
+    @_builtins.property
+    def uptime(self) -> _duration_pb2.Duration:
+        """Time since the controller started."""
+
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
+        """All workers that the controller was told of, by address."""
+
+    @_builtins.property
+    def shadow(self) -> Global___ShadowStatus:
+        """The shadow policy. Not set without one."""
+
+    @_builtins.property
+    def recording(self) -> Global___RecordingStatus:
+        """The recording of traffic. Not set without one."""
+
+    def __init__(
+        self,
+        *,
+        uptime: _duration_pb2.Duration | None = ...,
+        policy_version: _builtins.str = ...,
+        rejected: _builtins.str = ...,
+        workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
+        price: _builtins.float = ...,
+        load: _builtins.float | None = ...,
+        waiting: _builtins.int = ...,
+        shadow: Global___ShadowStatus | None = ...,
+        recording: Global___RecordingStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "recording", b"recording", "shadow", b"shadow", "uptime", b"uptime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "policy_version", b"policy_version", "price", b"price", "recording", b"recording", "rejected", b"rejected", "shadow", b"shadow", "uptime", b"uptime", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__load: _TypeAlias = _typing.Literal["load"]  # noqa: Y015
+    _WhichOneofArgType__load: _TypeAlias = _typing.Literal["_load", b"_load"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load) -> _WhichOneofReturnType__load | None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class WorkerStatus(_message.Message):
+    """A worker, as the controller knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """HOST:PORT."""
+    available: _builtins.bool
+    """Requests can be sent to it."""
+    model: _builtins.str
+    """Name of its model. Empty before it has described itself."""
+    slots: _builtins.int
+    """Sequences that can run together."""
+    @_builtins.property
+    def load(self) -> _worker_pb2.WorkerLoad:
+        """Its load as last reported."""
+
+    @_builtins.property
+    def silent(self) -> _duration_pb2.Duration:
+        """Time since it last said anything. Not set before the first word."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        available: _builtins.bool = ...,
+        model: _builtins.str = ...,
+        slots: _builtins.int = ...,
+        load: _worker_pb2.WorkerLoad | None = ...,
+        silent: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "silent", b"silent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available", b"available", "load", b"load", "model", b"model", "silent", b"silent", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
+
+@_typing.final
+class ShadowStatus(_message.Message):
+    """A policy that decides beside the one in force, without acting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.str
+    """Digest of the file. Empty when it was never fit for use."""
+    rejected: _builtins.str
+    """What is wrong with the file as it was read last, a line for each error. Empty when nothing is."""
+    faults: _builtins.int
+    """Requests that it could not decide, because of a fault of the controller's."""
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.str = ...,
+        rejected: _builtins.str = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "policy_version", b"policy_version", "rejected", b"rejected"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowStatus: _TypeAlias = ShadowStatus  # noqa: Y015
+
+@_typing.final
+class RecordingStatus(_message.Message):
+    """The recording of traffic, without content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The file that is being written. Empty when none is."""
+    written: _builtins.int
+    """Requests written since the controller started."""
+    lost: _builtins.int
+    """Requests that could not be written."""
+    failure: _builtins.str
+    """Why none can be written. Empty when all is well."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        written: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "file", b"file", "lost", b"lost", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingStatus: _TypeAlias = RecordingStatus  # noqa: Y015

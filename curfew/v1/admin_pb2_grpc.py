@@ -50,6 +50,11 @@ class AdminServiceStub(object):
                 request_serializer=curfew_dot_v1_dot_admin__pb2.ListTenantStandingsRequest.SerializeToString,
                 response_deserializer=curfew_dot_v1_dot_admin__pb2.ListTenantStandingsResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/curfew.v1.AdminService/GetStatus',
+                request_serializer=curfew_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=curfew_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -77,6 +82,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """How the pool stands: its workers, its price, the policies, the recording.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListTenantStandings,
                     request_deserializer=curfew_dot_v1_dot_admin__pb2.ListTenantStandingsRequest.FromString,
                     response_serializer=curfew_dot_v1_dot_admin__pb2.ListTenantStandingsResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=curfew_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
+                    response_serializer=curfew_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class AdminService(object):
             '/curfew.v1.AdminService/ListTenantStandings',
             curfew_dot_v1_dot_admin__pb2.ListTenantStandingsRequest.SerializeToString,
             curfew_dot_v1_dot_admin__pb2.ListTenantStandingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/curfew.v1.AdminService/GetStatus',
+            curfew_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+            curfew_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

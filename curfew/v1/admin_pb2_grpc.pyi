@@ -39,6 +39,8 @@ class AdminServiceStub:
     """Reads the policy file again. A file with errors changes nothing: INVALID_ARGUMENT with a violation for each."""
     ListTenantStandings: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTenantStandingsRequest, _admin_pb2.ListTenantStandingsResponse]
     """How tenants stand against what they were promised."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
+    """How the pool stands: its workers, its price, the policies, the recording."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -51,6 +53,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Reads the policy file again. A file with errors changes nothing: INVALID_ARGUMENT with a violation for each."""
     ListTenantStandings: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTenantStandingsRequest, _admin_pb2.ListTenantStandingsResponse]  # type: ignore[assignment]
     """How tenants stand against what they were promised."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """How the pool stands: its workers, its price, the policies, the recording."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks at and steers a controller."""
@@ -78,5 +82,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListTenantStandingsResponse, _abc.Awaitable[_admin_pb2.ListTenantStandingsResponse]]:
         """How tenants stand against what they were promised."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _admin_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]:
+        """How the pool stands: its workers, its price, the policies, the recording."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
