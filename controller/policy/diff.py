@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from controller.policy.model import Grace, Policy, Rule, TenantPolicy
 from controller.policy.quality import QualityCurve
-from controller.policy.units import format_duration, format_share
+from controller.policy.units import format_duration, format_rate, format_share
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -126,6 +126,7 @@ _NONE = "none"
 def _settings(policy: TenantPolicy) -> Mapping[str, str]:
     """Everything that decides over a request, in words."""
     objectives, budget, quality = policy.objectives, policy.budget, policy.quality
+    limits = policy.limits
     return {
         "deadline": _time(objectives.deadline_s),
         "first token": _time(objectives.first_token_s),
@@ -144,6 +145,9 @@ def _settings(policy: TenantPolicy) -> Mapping[str, str]:
         "priority": str(policy.priority),
         "when nothing fits": policy.otherwise.value,
         "brownout": policy.brownout.value,
+        "requests at most": f"{format_rate(limits.rate)}, {limits.burst} at once" if limits.rate else _NONE,
+        "tokens at most": format_rate(limits.tokens) if limits.tokens else _NONE,
+        "requests at once": _NONE if limits.concurrency is None else str(limits.concurrency),
     }
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from controller.planning.decision import Decision, Mode, Refusal
 from controller.planning.lengths import LengthEstimate
 from controller.policy.case import Case
-from controller.policy.model import ModePolicy, Objectives, Rule, TenantPolicy
-from controller.policy.units import MAX_COUNT, format_duration, format_share
+from controller.policy.model import Limits, ModePolicy, Objectives, Rule, TenantPolicy
+from controller.policy.units import MAX_COUNT, format_duration, format_rate, format_share
 
 
 def explain(tenant: TenantPolicy, case: Case) -> str:
@@ -20,6 +20,7 @@ def explain(tenant: TenantPolicy, case: Case) -> str:
         f"request  {case.input_tokens} input tokens, {_labels(case.labels)}",
         f"rule     {policy.rule}: {_rule(tenant, case.labels)}",
         f"promise  {_promise(policy.objectives)}",
+        f"limits   {_limits(policy.limits)}",
         f"worker   {_worker(case)}",
         f"plan     {_plan(policy, outcome)}",
         f"because  {outcome.why}",
@@ -54,6 +55,17 @@ def _promise(objectives: Objectives) -> str:
         if (seconds := read(objectives)) is not None
     ]
     return f"{', '.join(times)}; kept for {format_share(objectives.share)}" if times else "no time"
+
+
+def _limits(limits: Limits) -> str:
+    found = []
+    if limits.rate is not None:
+        found.append(f"{format_rate(limits.rate)} requests, {limits.burst} at once")
+    if limits.tokens is not None:
+        found.append(f"{format_rate(limits.tokens)} tokens")
+    if limits.concurrency is not None:
+        found.append(f"{limits.concurrency} waiting or running")
+    return "; ".join(found) or "none"
 
 
 def _worker(case: Case) -> str:

@@ -11,6 +11,7 @@ from enum import Enum
 
 from controller.policy.document import Problem
 from controller.policy.quality import QualityCurve
+from controller.policy.units import Rate
 
 
 class ModePolicy(Enum):
@@ -116,13 +117,28 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tenant may use, however idle the pool is; None sets no limit.
+
+    rate: of requests. burst: requests that may come at once, at least 1. tokens: of tokens, prompt and
+    output; as many as come in its time may come at once. concurrency: requests that may wait or run at once,
+    at least 1.
+    """
+
+    rate: Rate | None = None
+    burst: int = 1
+    tokens: Rate | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TenantPolicy:
     """What holds for a tenant's requests, in general or under one of its rules.
 
     rule: where it stands in the file, such as `tenants[2]` or `tenants[2].rules[0]`. version: of the policy
     that it is from. weight: what its quality is worth beside that of others. priority: 0 to 7, lower runs
-    first. brownout: how far load may squeeze them. rules: exceptions, of which the first that matches
-    applies; a rule has none of its own.
+    first. brownout: how far load may squeeze them. limits: of the tenant, under every rule the same. rules:
+    exceptions, of which the first that matches applies; a rule has none of its own.
     """
 
     name: str
@@ -136,6 +152,7 @@ class TenantPolicy:
     priority: int
     otherwise: Otherwise
     brownout: Brownout = Brownout.REJECT
+    limits: Limits = Limits()
     rules: tuple[Rule, ...] = ()
 
     def for_labels(self, labels: Mapping[str, str]) -> TenantPolicy:

@@ -22,6 +22,7 @@ _SECTIONS = {
     "ObjectivesSection": "objectives",
     "BudgetSection": "budget",
     "QualitySection": "quality",
+    "LimitsSection": "limits",
     "KeySection": "key",
 }
 """Headings, in the page's order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
@@ -15,6 +16,7 @@ from controller.policy.model import (
     Brownout,
     BudgetRange,
     Grace,
+    Limits,
     ModePolicy,
     Objectives,
     Otherwise,
@@ -188,6 +190,10 @@ class _Resolver:
                 self._problem(
                     (*where, "match"), f"matches every request; put what holds for all into {show_path(path)}"
                 )
+            if self._sets((*where, "limits")):
+                self._problem(
+                    (*where, "limits"), f"limits count all requests together; put them into {show_path(path)}"
+                )
             grant = self._grant(section.name, layers.under(exception, where))
             rule = Rule(MappingProxyType(exception.match), grant)
             earlier = next((before for before in rules if before.covers(rule)), None)
@@ -212,6 +218,21 @@ class _Resolver:
             priority=layers.get(lambda s: s.priority, DEFAULT_PRIORITY),
             otherwise=layers.get(lambda s: s.otherwise, Otherwise.REFUSE),
             brownout=layers.get(lambda s: s.brownout, Brownout.REJECT),
+            limits=self._limits(layers),
+        )
+
+    def _limits(self, layers: _Layers) -> Limits:
+        rate = layers.find(lambda s: s.limits.rate)
+        burst = layers.find(lambda s: s.limits.burst)
+        if burst is not None and rate is None:
+            self._conflict(
+                layers, ("limits", "burst"), "a burst needs a rate to be more than; set limits.rate"
+            )
+        return Limits(
+            rate=rate,
+            burst=burst if burst is not None else max(1, math.ceil(rate.per_s)) if rate else 1,
+            tokens=layers.find(lambda s: s.limits.tokens),
+            concurrency=layers.find(lambda s: s.limits.concurrency),
         )
 
     def _objectives(self, layers: _Layers) -> Objectives:

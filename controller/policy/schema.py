@@ -23,9 +23,12 @@ from controller.policy.units import (
     MAX_COUNT,
     PERCENT,
     QUANTILE,
+    RATE,
+    Rate,
     parse_count,
     parse_duration,
     parse_percent,
+    parse_rate,
     parse_share,
     shown,
 )
@@ -223,6 +226,9 @@ Count = Annotated[int, _read_with(parse_count), _schema("count", _WHOLE, _COUNT_
 AtLeast1 = Annotated[
     int, _read_with(_parse_at_least_1), _schema("count", _POSITIVE, _COUNT_TEXT, examples=[500, "2k"])
 ]
+RateLimit = Annotated[
+    Rate, _read_with(parse_rate), _schema("rate", _text(RATE.pattern), examples=["50/s", "600/m", "2M/h"])
+]
 GraceTokens = Annotated[
     Grace,
     _read_with(_parse_grace),
@@ -336,6 +342,24 @@ class QualitySection(Section):
     gain tokens by what they report."""
 
 
+class LimitsSection(Section):
+    """What a tenant may use, however idle the pool is. What comes past a limit is refused at once, and told
+    when to come again. All controllers that share a store count together. Not in rules: a tenant's requests
+    count together.
+    """
+
+    rate: RateLimit | None = None
+    """Requests in a time. Default: no limit."""
+    burst: AtLeast1 | None = None
+    """Requests that may come at once, at least 1. Needs a rate. Default: what comes in a second."""
+    tokens: RateLimit | None = None
+    """Tokens in a time, prompt and output; as many as come in that time may be used at once. A request counts
+    as what it is expected to take, and once it has ended as what it took. Default: no limit.
+    """
+    concurrency: AtLeast1 | None = None
+    """Requests that may wait or run at once, at least 1. Default: no limit."""
+
+
 class Settings(Section):
     """What may be set for all in `defaults`, for several tenants in a class, for one, and for some of its
     requests in a rule. The most specific value wins, key by key.
@@ -358,9 +382,12 @@ class Settings(Section):
     otherwise: OtherwiseWord | None = None
     """When no plan keeps the promise: `refuse` the request, or take the `best_effort`. Default: refuse."""
     brownout: BrownoutWord | None = None
-    """How far load may squeeze requests: `none` at all; to `less` thinking than an idle pool would give them; to
-    `no_think`; to the `queue`, where they wait for a better moment; to `reject`. A tenant that asks for no more
-    than its share of the pool, by weight, is not squeezed. Default: reject."""
+    """How far load may squeeze requests: `none` at all; to `less` thinking than an idle pool would give them;
+    to `no_think`; to the `queue`, where they wait for a better moment; to `reject`. A tenant that asks for no
+    more than its share of the pool, by weight, is not squeezed. Default: reject.
+    """
+    limits: LimitsSection = LimitsSection()
+    """What it may use at most."""
 
 
 class KeySection(Section):

@@ -2,16 +2,32 @@
 
 import math
 import re
+from dataclasses import dataclass
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(us|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 COUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kM]?)")
 _FACTOR = {"": 1, "k": 1_000, "M": 1_000_000}
+RATE = re.compile(rf"{COUNT.pattern} ?/ ?(s|m|h)")
 PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 QUANTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 MAX_DURATION_S = 24 * 3600.0
 MAX_COUNT = 1_000_000
+MAX_RATE_PER_S = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in a time. amount: above 0. unit: `s`, `m` or `h`, as it was written."""
+
+    amount: float
+    unit: str
+
+    @property
+    def per_s(self) -> float:
+        """In a second."""
+        return self.amount / _SECONDS[self.unit]
 
 
 def shown(value: object) -> str:
@@ -64,6 +80,22 @@ def parse_count(value: object) -> int:
     return int(number)
 
 
+def parse_rate(value: object) -> Rate:
+    """`50/s`, `600/m`, `2M/m`: above 0 and at most a million a second.
+
+    Raises ValueError.
+    """
+    match = RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(
+            f"{shown(value)} is not a rate; write a number in a time such as 50/s, 600/m or 2M/h"
+        )
+    rate = Rate(round(float(match[1]) * _FACTOR[match[2]], 6), match[3])
+    if not 0 < rate.per_s <= MAX_RATE_PER_S:
+        raise ValueError(f"{shown(value)} is out of range; a rate is above 0 and at most 1M/s")
+    return rate
+
+
 def parse_share(value: object) -> float:
     """`p95` or `0.95`: a share in (0, 1).
 
@@ -109,3 +141,11 @@ def format_duration(seconds: float) -> str:
 def format_share(share: float) -> str:
     """A share for people: `p95`, `p99.9`."""
     return f"p{share * 100:.6g}"
+
+
+def format_rate(rate: Rate) -> str:
+    """A rate for people: `50/s`, `2M/m`."""
+    for factor, letter in ((1_000_000, "M"), (1_000, "k")):
+        if rate.amount >= factor:
+            return f"{rate.amount / factor:.6g}{letter}/{rate.unit}"
+    return f"{rate.amount:.6g}/{rate.unit}"

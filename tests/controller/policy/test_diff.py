@@ -91,6 +91,7 @@ new
     weight: 1
     priority: 3
     when nothing fits: refuse
+    brownout: reject
   requests with task=a or task=b
     thinks at most: 5 tokens
 """
@@ -139,6 +140,14 @@ def test_the_command_prints_them_and_tells_by_its_exit_code(
         ({}, {"quality": "{learn: false}"}, "learns quality from: reported outcomes → none"),
         ({"weight": "2"}, {"weight": "0.5"}, "weight: 2 → 0.5"),
         ({"priority": "1"}, {}, "priority: 1 → 3"),
+        ({"limits": "{rate: 90/m}"}, {}, "requests at most: 90/m, 2 at once → none"),
+        (
+            {"limits": "{rate: 50/s}"},
+            {"limits": "{rate: 50/s, burst: 7}"},
+            "requests at most: 50/s, 50 at once → 50/s, 7 at once",
+        ),
+        ({}, {"limits": "{tokens: 1500k/m}"}, "tokens at most: none → 1.5M/m"),
+        ({"limits": "{concurrency: 8}"}, {}, "requests at once: 8 → none"),
         ({"otherwise": "best_effort"}, {}, "when nothing fits: best_effort → refuse"),
         ({"keys": f"[{KEY}]"}, {}, "API keys no longer known: 1"),
         ({}, {"keys": f"[{KEY}]"}, "API keys added: 1"),

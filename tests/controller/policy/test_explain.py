@@ -83,6 +83,7 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
         "request  300 input tokens, no labels\n"
         "rule     tenants[0]: none of support's rules matches (task=triage|routing; tier=gold)\n"
         "promise  deadline 3 s; kept for p95\n"
+        "limits   none\n"
         "worker   0 other requests running: 9 ms a step, 10000 prompt tokens a second (assumed: about a "
         "model of 9 billion parameters on one data-centre GPU)\n"
         f"plan     think, {plan.budget_tokens} tokens and 10 to end a sentence; 20 tokens kept for the "
@@ -206,3 +207,11 @@ def test_wrong_arguments_are_told(
         main(["explain", str(file), "--tenant", "support", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_limits_are_told_beside_the_promise(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = "limits: {rate: 90/m, tokens: 2M/h, concurrency: 8}\n"
+    file.write_text(f"apiVersion: curfew/v1\ntenants:\n  - name: support\n    {limits}")
+    assert "limits   90/m requests, 2 at once; 2M/h tokens; 8 waiting or running\n" in run(
+        capsys, file, "--tenant", "support"
+    )

@@ -9,6 +9,7 @@ import pytest
 from controller.policy import (
     BudgetRange,
     Grace,
+    Limits,
     ModePolicy,
     Objectives,
     Otherwise,
@@ -17,6 +18,7 @@ from controller.policy import (
     load_policy,
     parse_policy,
 )
+from controller.policy.units import Rate
 
 HEAD = "apiVersion: curfew/v1\n"
 
@@ -185,3 +187,28 @@ def test_bytes_that_are_not_text_are_located(tmp_path: Path) -> None:
     with pytest.raises(PolicyError) as caught:
         load_policy(file, {})
     assert str(caught.value) == f"{file}:2:4: byte 0xff is not UTF-8"
+
+
+def test_limits_are_inherited_key_by_key_and_the_same_under_every_rule() -> None:
+    policy = load(
+        "defaults:\n  limits: {rate: 90/m, concurrency: 8}\n"
+        "tenants:\n"
+        "  - name: own\n"
+        "    limits: {tokens: 2M/m, concurrency: 2}\n"
+        "    rules: [{match: {task: x}, weight: 2}]\n"
+        "  - name: common\n"
+        "  - name: slow\n"
+        "    limits: {rate: 1/h}\n"
+        "  - name: bursty\n"
+        "    limits: {burst: 40}\n"
+    )
+    own, rate = policy.tenants["own"], Rate(90, "m")
+    assert own.limits == Limits(rate, burst=2, tokens=Rate(2_000_000, "m"), concurrency=2)
+    assert own.for_labels({"task": "x"}).limits == own.limits
+    assert policy.tenants["common"].limits == Limits(rate, burst=2, concurrency=8)
+    assert policy.tenants["slow"].limits.burst == 1
+    assert policy.tenants["bursty"].limits.burst == 40
+
+
+def test_a_tenant_has_no_limits_unless_they_are_set() -> None:
+    assert load("tenants:\n  - name: support\n").tenants["support"].limits == Limits(None, 1, None, None)

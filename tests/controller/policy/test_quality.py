@@ -1,6 +1,5 @@
 """The quality curve."""
 
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

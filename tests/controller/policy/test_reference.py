@@ -21,6 +21,7 @@ BAD = Path(__file__).parent / "bad"
 EXAMPLES = sorted([*(ROOT / "docs" / "policies").glob("*.yaml"), ROOT / "demo" / "policy.yaml"])
 
 BEYOND_A_SCHEMA = {
+    "burst_without_rate",
     "class_contradicts_tenant",
     "class_unknown",
     "conflict_is_told_once",
@@ -50,10 +51,13 @@ BEYOND_A_SCHEMA = {
     "key_of_two_tenants",
     "key_twice_over",
     "key_variable_unset",
+    "limits_in_rule",
     "min_above_default_max",
     "min_above_max",
     "name_twice",
     "no_think_with_least_budget",
+    "rate_of_nothing",
+    "rate_too_high",
     "rule_contradicts_tenant",
     "rule_matches_everything",
     "share_of_one",
@@ -91,6 +95,8 @@ WORDS = [
     "p95",
     "95%",
     "10%",
+    "50/s",
+    "1.5k / h",
     "2k",
     "think",
     "refuse",
@@ -115,6 +121,9 @@ SETTINGS = st.fixed_dictionaries(
         "weight": SCALARS,
         "priority": SCALARS,
         "otherwise": SCALARS,
+        "limits": st.dictionaries(
+            st.sampled_from(["rate", "burst", "tokens", "concurrency", "x"]), SCALARS, max_size=2
+        ),
         "class": SCALARS,
         "rules": st.lists(
             st.fixed_dictionaries({"match": st.dictionaries(st.text(max_size=2), SCALARS, max_size=2)}),

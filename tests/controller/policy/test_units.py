@@ -5,11 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.policy.units import (
+    Rate,
     format_duration,
+    format_rate,
     format_share,
     parse_count,
     parse_duration,
     parse_percent,
+    parse_rate,
     parse_share,
 )
 
@@ -53,3 +56,17 @@ def test_durations_are_shown_to_two_or_three_digits(seconds: float, text: str) -
 @given(st.integers(1, 999))
 def test_a_share_that_is_shown_is_read_back(thousandths: int) -> None:
     assert parse_share(format_share(thousandths / 1000)) == thousandths / 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "per_s"),
+    [("50/s", Rate(50, "s"), 50), ("600/m", Rate(600, "m"), 10), ("1.1k / h", Rate(1100, "h"), 11 / 36)],
+)
+def test_a_rate_is_a_count_in_a_time(text: str, rate: Rate, per_s: float) -> None:
+    assert parse_rate(text) == rate
+    assert rate.per_s == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize("text", ["50/s", "600/m", "2M/h", "1.5k/s", "0.5/m", "999999/h"])
+def test_a_rate_that_is_shown_is_read_back(text: str) -> None:
+    assert parse_rate(format_rate(parse_rate(text))) == parse_rate(text)
