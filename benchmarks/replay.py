@@ -15,16 +15,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import grpc
 
 from controller.simulation.trace import Trace
-from curfew.client import Client, ask
 from curfew.processes import start_service
 from curfew.rpc.durations import seconds
 from curfew.v1 import generation_pb2, reasoning_pb2
+from curfew.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from demo.problems import MAX_NUMBERS, MIN_NUMBERS, Problem, draw, is_right
+
+if TYPE_CHECKING:
+    from curfew.v1.reasoning_pb2_grpc import ReasoningServiceAsyncStub
 
 DEMO = Path(__file__).parents[1] / "demo"
 DEMO_REASONING = (12, 170)
@@ -120,22 +123,20 @@ async def replay(
     timeout_s: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Reply]:
-    """Sends every item at its time, and returns the replies in the items' order.
+    """Sends every item at its time, once, and returns the replies in the items' order.
 
     keys: API keys by tenant. timeout_s: of a call; None for no limit. progress: told how many have ended.
     """
     done = 0
-    async with AsyncExitStack() as stack:
-        clients = {
-            tenant: await stack.enter_async_context(Client(address, key=keys[tenant]))
-            for tenant in dict.fromkeys(item.tenant for item in items)
-        }
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = ReasoningServiceStub(channel)
+        await channel.channel_ready()
         began_s = time.monotonic()
 
         async def one(item: Item) -> Reply:
             nonlocal done
             await asyncio.sleep(began_s + item.arrival_s - time.monotonic())
-            reply = await _send(clients[item.tenant], item, began_s, timeout_s)
+            reply = await _send(stub, keys[item.tenant], item, began_s, timeout_s)
             done += 1
             progress(done)
             return reply
@@ -145,11 +146,16 @@ async def replay(
     return [task.result() for task in tasks]
 
 
-async def _send(client: Client, item: Item, began_s: float, timeout_s: float | None) -> Reply:
-    sent_s = time.monotonic()
+async def _send(
+    stub: ReasoningServiceAsyncStub, key: str, item: Item, began_s: float, timeout_s: float | None
+) -> Reply:
+    question = generation_pb2.Message(role=generation_pb2.ROLE_USER, content=item.problem.question)
+    request = reasoning_pb2.GenerateRequest(messages=[question])
     plan, completion, answer, code = None, None, [], grpc.StatusCode.OK
+    sent_s = time.monotonic()
+    call = stub.Generate(request, metadata=(("authorization", f"Bearer {key}"),), timeout=timeout_s)
     try:
-        async for event in client.generate(ask(item.problem.question), timeout_s=timeout_s):
+        async for event in call:
             if event.HasField("delta"):
                 if event.delta.phase == generation_pb2.PHASE_ANSWER:
                     answer.append(event.delta.text)
@@ -159,6 +165,8 @@ async def _send(client: Client, item: Item, began_s: float, timeout_s: float | N
                 completion = event.completion
     except grpc.aio.AioRpcError as error:
         code = error.code()
+    finally:
+        call.cancel()
     now_s = time.monotonic()
     return Reply(item, sent_s - began_s, now_s - sent_s, code, "".join(answer), plan, completion)
 
