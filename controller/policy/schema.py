@@ -354,8 +354,7 @@ class LimitsSection(Section):
     """Requests that may come at once, at least 1. Needs a rate. Default: what comes in a second."""
     tokens: RateLimit | None = None
     """Tokens in a time, prompt and output; as many as come in that time may be used at once. A request counts
-    as what it is expected to take, and once it has ended as what it took. Default: no limit.
-    """
+    with its prompt when it comes, and with its output once it has ended. Default: no limit."""
     concurrency: AtLeast1 | None = None
     """Requests that may wait or run at once, at least 1. Default: no limit."""
 
