@@ -31,6 +31,16 @@ def violations(request: reasoning_pb2.GenerateRequest) -> list[Violation]:
     ]
 
 
+def outcome_violations(request: reasoning_pb2.ReportOutcomeRequest) -> list[Violation]:
+    """Everything that is wrong with a report; empty when nothing is."""
+    wrong: list[Violation] = []
+    if not request.request_id:
+        wrong.append(("request_id", "is empty; send the one of the request's plan"))
+    if not 0 <= request.score <= 1:
+        wrong.append(("score", f"{request.score:g} is out of range; allowed is 0 (wrong) to 1 (right)"))
+    return wrong
+
+
 def _messages(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
     messages = request.messages
     if not messages:

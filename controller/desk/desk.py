@@ -153,10 +153,11 @@ class Desk:
         self, ask: Ask, policy: TenantPolicy, worker: Worker, speed: SpeedEstimate, now_s: float
     ) -> Prospect:
         tenant = self.tenants[policy.name]
+        lengths = tenant.lengths.estimate(now_s, ask.prompt_tokens)
         return Prospect.of(
             ask,
-            policy,
-            tenant.lengths.estimate(now_s, ask.prompt_tokens),
+            tenant.quality.apply(policy, lengths.reasoning, now_s),
+            lengths,
             speed,
             worker.limits.max_sequence_tokens,
             tenant.calibration.level(policy.objectives.share),

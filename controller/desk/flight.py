@@ -11,6 +11,7 @@ from controller.fleet.roster import Sent
 from controller.fleet.worker import Worker
 from controller.planning.decision import Ask, Decision, Mode
 from controller.planning.in_flight import LOOK_S, LOOK_TOKENS, Watch
+from controller.planning.outcomes import Ended, Trial
 from controller.planning.planner import Prospect
 from controller.planning.speed import Observation, SpeedEstimate
 from controller.policy import Objectives, TenantPolicy
@@ -83,10 +84,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a request was promised, and what came."""
+    """What a request was promised, and what came.
+
+    trial: what a report of its answer's quality would be learnt for; None when it cannot be told how its
+    reasoning ended.
+    """
 
     latency_s: float
     results: tuple[Result, ...]
+    trial: Trial | None
 
     @property
     def kept(self) -> bool:
@@ -197,7 +203,8 @@ class Flight:
         decision, tenant = self.decision, self._tenant
         held = latency_s <= decision.predicted_s
         tenant.calibration.note(decision.share, held)
-        settlement = Settlement(latency_s, tuple(self._results(done.output_tokens, latency_s)))
+        results = tuple(self._results(done.output_tokens, latency_s))
+        settlement = Settlement(latency_s, results, self._trial(done))
         tenant.standing.note_answered(
             settlement.kept,
             held,
@@ -267,6 +274,16 @@ class Flight:
         lengths.learn_answer(done.answer_tokens, now_s, asked)
         if self.decision.mode is Mode.THINK and done.stopped is not None:
             lengths.learn_reasoning(done.reasoning_tokens, done.stopped, asked)
+
+    def _trial(self, done: Done) -> Trial | None:
+        if self.decision.mode is Mode.NO_THINK:
+            ended = Ended.WITHOUT
+        elif done.stopped is None:
+            return None
+        else:
+            ended = Ended.STOPPED if done.stopped else Ended.CUT
+        stops = self.placement.prospect.forecast.lengths.reasoning
+        return Trial.of(self.placement.policy.rule, ended, done.reasoning_tokens, stops)
 
     def _results(self, output_tokens: int, latency_s: float) -> list[Result]:
         """Each objective of the tenant, and the caller's deadline, with what came of it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from controller.planning.calibration import Calibration
 from controller.planning.decision import RefusedFor
+from controller.planning.learnt_quality import QualityModel
 from controller.planning.lengths import LengthModel
 from controller.policy import Brownout
 
@@ -84,9 +85,12 @@ class Standing:
 
 @dataclass(slots=True)
 class Tenant:
-    """A tenant's learnt lengths, how far its plans' predictions can be trusted, and its standing."""
+    """A tenant's learnt lengths and quality, how far its plans' predictions can be trusted, and its
+    standing.
+    """
 
     lengths: LengthModel = field(default_factory=LengthModel)
+    quality: QualityModel = field(default_factory=QualityModel)
     calibration: Calibration = field(default_factory=Calibration)
     standing: Standing = field(default_factory=Standing)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.planning.outcomes import Ended, Trial, left_tokens
 from controller.planning.stops import StopCurve
@@ -63,16 +63,16 @@ class QualityModel:
             evidence = self._rules[trial.rule] = _Evidence(now_s)
         evidence.learn(trial, score, now_s)
 
-    def quality(self, policy: TenantPolicy, stops: StopCurve, now_s: float) -> Quality:
-        """What to plan with: the policy's quality as it stands, or with its curve as learnt, and the floor
-        where this curve reaches it, or comes nearest.
+    def apply(self, policy: TenantPolicy, stops: StopCurve, now_s: float) -> TenantPolicy:
+        """What to plan with: the policy as it stands, or with its curve as learnt, and the floor where this
+        curve reaches it, or comes nearest.
 
         stops: where the reasoning of requests of this class stops.
         """
         evidence = self._rules.get(policy.rule)
         if not policy.quality.learn or evidence is None:
-            return policy.quality
-        return evidence.quality(policy, stops, now_s)
+            return policy
+        return evidence.apply(policy, stops, now_s)
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class _Evidence:
         self._faded_s = now_s
         self._new = 0
         # By identity: equal ones would have to be compared value by value.
-        self._cached: dict[tuple[int, int], tuple[StopCurve, TenantPolicy, Quality]] = {}
+        self._cached: dict[tuple[int, int], tuple[StopCurve, TenantPolicy, TenantPolicy]] = {}
 
     def learn(self, trial: Trial, score: float, now_s: float) -> None:
         self._fade(now_s)
@@ -141,7 +141,7 @@ class _Evidence:
             self._new = 0
             self._cached.clear()
 
-    def quality(self, policy: TenantPolicy, stops: StopCurve, now_s: float) -> Quality:
+    def apply(self, policy: TenantPolicy, stops: StopCurve, now_s: float) -> TenantPolicy:
         if now_s - self._faded_s > FADE_EVERY_S:
             self._fade(now_s)
             self._cached.clear()
@@ -162,12 +162,13 @@ class _Evidence:
             grades.fade(factor)
         self._faded_s = now_s
 
-    def _learnt(self, policy: TenantPolicy, stops: StopCurve) -> Quality:
+    def _learnt(self, policy: TenantPolicy, stops: StopCurve) -> TenantPolicy:
         granted, most = policy.quality, policy.budget.max_tokens
         if granted.curve is None and self._reports() < LEAST_REPORTS:
-            return granted
+            return policy
         curve = self._curve(granted.curve, stops, most)
-        return Quality(curve, granted.floor, _floor_budget(curve, granted.floor, most), granted.learn)
+        quality = Quality(curve, granted.floor, _floor_budget(curve, granted.floor, most), granted.learn)
+        return replace(policy, quality=quality)
 
     def _curve(self, prior: QualityCurve | None, stops: StopCurve, most: int) -> QualityCurve:
         lengths = (stops.quantile(level) for level in KNOT_LEVELS)
@@ -198,7 +199,7 @@ class _Evidence:
 
 
 def _with_unseen(seen: tuple[float, float], expected: float) -> tuple[float, float]:
-    """Mean and reports of a kind with a little of what is expected, which is all where nothing was reported."""
+    """Mean and reports of a kind with a little of what is expected, which is all that there is of some."""
     mean, count = seen
     total = count + UNSEEN_REPORTS
     return (mean * count + expected * UNSEEN_REPORTS) / total, total

@@ -19,7 +19,7 @@ from controller.planning.in_flight import Course
 from controller.planning.lengths import LengthEstimate
 from controller.planning.options import Increment, Option, best, between, menu, neutral_curve, options
 from controller.planning.speed import SpeedEstimate
-from controller.policy import Brownout, ModePolicy, Otherwise, QualityCurve, TenantPolicy
+from controller.policy import Brownout, ModePolicy, Otherwise, TenantPolicy
 
 
 def plan(

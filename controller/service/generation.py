@@ -12,6 +12,7 @@ from controller import wire
 from controller.desk import Adjustment, Done, Flight, Objective, Settlement
 from controller.fleet.link import GenerateCall, Link
 from controller.fleet.roster import Roster
+from controller.planning.outcomes import Outcomes
 from controller.service.outbox import Outbox
 from controller.service.upstream import caller_error, lost
 from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
@@ -36,12 +37,19 @@ class Generation:
     """
 
     def __init__(
-        self, request_id: str, flight: Flight, link: Link, roster: Roster, clock: Callable[[], float]
+        self,
+        request_id: str,
+        flight: Flight,
+        link: Link,
+        roster: Roster,
+        outcomes: Outcomes,
+        clock: Callable[[], float],
     ) -> None:
         self._request_id = request_id
         self._flight = flight
         self._link = link
         self._roster = roster
+        self._outcomes = outcomes
         self._worker = link.worker
         self._clock = clock
         self._delivered_tokens = 0
@@ -59,7 +67,11 @@ class Generation:
                 if event == "delta":
                     self._take_delta(response.delta, outbox)
                 elif event == "completion":
-                    settlement = flight.end(_done(response.completion), self._clock())
+                    now_s = self._clock()
+                    settlement = flight.end(_done(response.completion), now_s)
+                    if settlement.trial is not None:
+                        tenant = flight.placement.policy.name
+                        self._outcomes.remember(tenant, self._request_id, settlement.trial, now_s)
                     completion = self._completion(response.completion, settlement)
                     outbox.put(reasoning_pb2.GenerateResponse(completion=completion))
                 elif event == "started":

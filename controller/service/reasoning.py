@@ -11,12 +11,13 @@ import grpc
 
 from controller import wire
 from controller.admission.identity import identify
-from controller.admission.validation import violations
+from controller.admission.validation import outcome_violations, violations
 from controller.desk import Desk
 from controller.desk.desk import NoWorkerError
 from controller.desk.flight import Placement
 from controller.fleet import Fleet, Roster, Worker
 from controller.planning.decision import Ask, Decision, Refusal
+from controller.planning.outcomes import ConflictError, Outcomes
 from controller.policy import LivePolicy, TenantPolicy
 from controller.service.asking import ask_of, no_worker, refused
 from controller.service.generation import Generation
@@ -43,6 +44,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         reception: Reception,
         roster: Roster,
         fleet: Fleet,
+        outcomes: Outcomes,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -52,6 +54,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         self._reception = reception
         self._roster = roster
         self._fleet = fleet
+        self._outcomes = outcomes
         self._clock = clock
         self._new_id = new_id
 
@@ -67,7 +70,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
             flight = await self._reception.place(ask, policy, receipt_s)
             link = self._fleet.link(flight.placement.worker)
             outbox = Outbox()
-            generation = Generation(request_id, flight, link, self._roster, self._clock)
+            generation = Generation(request_id, flight, link, self._roster, self._outcomes, self._clock)
             call = link.generate(
                 _worker_request(request_id, request, flight.placement, self._clock() - receipt_s),
                 context.time_remaining(),
@@ -101,8 +104,29 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
     async def ReportOutcome(
         self, request: reasoning_pb2.ReportOutcomeRequest, context: ReportContext
     ) -> reasoning_pb2.ReportOutcomeResponse:
-        """Not implemented: quality curves come from the policy."""
-        raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "quality curves are not learnt from outcomes yet")
+        """Learns how good an answer of the tenant's was. The same report again changes nothing."""
+        tenant = identify(self._policy.current, context.invocation_metadata() or ())
+        wrong = outcome_violations(request)
+        if wrong:
+            raise invalid(wrong)
+        now_s = self._clock()
+        try:
+            trial = self._outcomes.report(tenant.name, request.request_id, request.score, now_s)
+        except LookupError:
+            raise RpcError(
+                grpc.StatusCode.NOT_FOUND,
+                "no request of this id was answered for this tenant of late",
+                reason("REQUEST_NOT_FOUND", request_id=request.request_id),
+            ) from None
+        except ConflictError as error:
+            raise RpcError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                str(error),
+                reason("OUTCOME_ALREADY_REPORTED", request_id=request.request_id),
+            ) from None
+        if trial is not None:
+            self._desk.tenants[tenant.name].quality.learn(trial, request.score, now_s)
+        return reasoning_pb2.ReportOutcomeResponse()
 
     def _admit(
         self, request: reasoning_pb2.GenerateRequest, context: GenerateContext | PlanContext

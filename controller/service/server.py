@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from controller.desk import Desk, Tenants
 from controller.desk.desk import spread_evenly
 from controller.fleet import Fleet, Roster
+from controller.planning.outcomes import Outcomes
 from controller.policy import LivePolicy
 from controller.service.admin import AdminServicer
 from controller.service.reasoning import ReasoningServicer
@@ -50,7 +51,9 @@ class Controller:
         reception = Reception(desk, clock)
         roster.on_change = reception.news
         self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
-        self._reasoning = ReasoningServicer(policy, desk, reception, roster, self._fleet, clock, new_id)
+        self._reasoning = ReasoningServicer(
+            policy, desk, reception, roster, self._fleet, Outcomes(), clock, new_id
+        )
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)

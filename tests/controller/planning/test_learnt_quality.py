@@ -51,7 +51,7 @@ def tenant(
 
 
 def learnt(model: QualityModel, policy: TenantPolicy, stops: StopCurve, now_s: float = 0.0) -> QualityCurve:
-    curve = model.quality(policy, stops, now_s).curve
+    curve = model.apply(policy, stops, now_s).quality.curve
     assert curve is not None
     return curve
 
@@ -84,19 +84,19 @@ def reported(model: QualityModel, count: int, rng: random.Random, now_s: float =
 
 def test_without_reports_the_policy_s_curve_holds() -> None:
     policy = tenant(MEASURED)
-    assert QualityModel().quality(policy, EASY, 0.0) is policy.quality
+    assert QualityModel().apply(policy, EASY, 0.0) is policy
 
 
 def test_a_curve_that_is_not_to_be_moved_is_not() -> None:
     policy = tenant(MEASURED, learn=False)
     model = told([(Ended.STOPPED, 20, False, 0.0)] * 500)
-    assert model.quality(policy, EASY, 0.0) is policy.quality
+    assert model.apply(policy, EASY, 0.0) is policy
 
 
 def test_reports_under_one_rule_say_nothing_of_another() -> None:
     policy = replace(tenant(MEASURED), rule="tenants[0].rules[0]")
     model = told([(Ended.STOPPED, 20, False, 0.0)] * 500)
-    assert model.quality(policy, EASY, 0.0) is policy.quality
+    assert model.apply(policy, EASY, 0.0) is policy
 
 
 @SETTINGS
@@ -139,7 +139,7 @@ def test_a_few_hundred_reports_bring_the_curve_nearer_to_the_truth() -> None:
 def test_more_thinking_is_never_valued_less(
     reports: list[tuple[Ended, int, bool, float]], prior: QualityCurve | None, hard: bool
 ) -> None:
-    curve = told(reports).quality(tenant(prior), HARD if hard else EASY, 0.0).curve
+    curve = told(reports).apply(tenant(prior), HARD if hard else EASY, 0.0).quality.curve
     if curve is None:
         assert prior is None
         assert len(reports) < LEAST_REPORTS
@@ -169,7 +169,7 @@ def test_answering_at_once_may_be_best() -> None:
 def test_where_the_policy_has_no_curve_enough_reports_make_one() -> None:
     policy = tenant(None)
     model = told([(Ended.STOPPED, 20, False, 1.0)] * (LEAST_REPORTS - 1))
-    assert model.quality(policy, EASY, 0.0).curve is None
+    assert model.apply(policy, EASY, 0.0).quality.curve is None
     reported(model, 2000, random.Random(3))
     easy, hard = learnt(model, policy, EASY), learnt(model, policy, HARD)
     assert easy.at(40) > 0.85
@@ -204,7 +204,7 @@ def test_the_floor_moves_with_the_curve() -> None:
     policy = tenant(MEASURED, floor=0.6)
     model = QualityModel()
     reported(model, 3000, random.Random(4))
-    easy, hard = (model.quality(policy, stops, 0.0) for stops in (EASY, HARD))
+    easy, hard = (model.apply(policy, stops, 0.0).quality for stops in (EASY, HARD))
     assert easy.floor_budget == 0
     assert 90 < hard.floor_budget < 140
     assert hard.curve is not None
@@ -215,7 +215,7 @@ def test_a_floor_that_is_out_of_reach_asks_for_the_best_that_is_granted() -> Non
     policy = tenant(MEASURED, floor=0.7, most=90)
     model = QualityModel()
     reported(model, 3000, random.Random(5))
-    quality = model.quality(policy, HARD, 0.0)
+    quality = model.apply(policy, HARD, 0.0).quality
     assert quality.curve is not None
     assert quality.floor_budget <= 90
     assert quality.curve.at(quality.floor_budget) == max(quality.curve.at(budget) for budget in range(91))
@@ -224,7 +224,7 @@ def test_a_floor_that_is_out_of_reach_asks_for_the_best_that_is_granted() -> Non
 def test_what_was_learnt_is_the_same_object_until_more_is() -> None:
     policy = tenant(MEASURED)
     model = told([(Ended.STOPPED, 20, False, 0.0)] * 200)
-    first = model.quality(policy, EASY, 0.0)
-    assert model.quality(policy, EASY, 1.0) is first
+    first = model.apply(policy, EASY, 0.0)
+    assert model.apply(policy, EASY, 1.0) is first
     reported(model, 40, random.Random(6))
-    assert model.quality(policy, EASY, 1.0) is not first
+    assert model.apply(policy, EASY, 1.0) is not first

@@ -302,12 +302,6 @@ async def test_strangers_and_malformed_requests_reach_no_worker() -> None:
     assert worker.requests == []
 
 
-async def test_outcomes_are_not_taken_yet() -> None:
-    async with FakeWorker() as worker, controller([worker.address]) as door:
-        call = door.reasoning.ReportOutcome(reasoning_pb2.ReportOutcomeRequest(), metadata=key("analyst"))
-        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_many_callers_at_once_are_all_answered() -> None:
     async with FakeWorker(Script(reasoning=10), slots=4) as worker, controller([worker.address]) as door:
         answers = await asyncio.gather(*(door.generate("analyst") for _ in range(30)))
