@@ -10,7 +10,9 @@ pays more than that share costs, whatever others ask for: max-min fairness (Bert
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,7 +87,8 @@ class Demand:
         """This and a multiple of another."""
         both = Demand()
         both._by_bucket = [
-            mine + factor * max(0.0, its) for mine, its in zip(self._by_bucket, other._by_bucket, strict=True)
+            mine + factor * its if its > 0 else mine
+            for mine, its in zip(self._by_bucket, other._by_bucket, strict=True)
         ]
         both.total = self.total + factor * max(0.0, other.total)
         return both
@@ -94,13 +97,13 @@ class Demand:
         """Up to where the densest demand is met by `supply`; None when all of it is."""
         if self.total <= supply:
             return None
-        left = supply - self._by_bucket[_UNPRICED]
-        for bucket in range(BUCKETS - 1, -1, -1):
-            asked = self._by_bucket[bucket]
-            if asked > max(0.0, left):
-                return Margin(bucket, max(0.0, left) / asked)
-            left -= asked
-        return None if left >= 0 else Margin(BUCKETS, 1.0)
+        met = list(itertools.accumulate(reversed(self._by_bucket)))  # each bucket with all denser ones
+        reached = max(supply, met[0])
+        index = bisect_right(met, reached)
+        if index == len(met):
+            return None if reached <= supply else Margin(BUCKETS, 1.0)
+        bucket = BUCKETS - index
+        return Margin(bucket, (reached - met[index - 1]) / self._by_bucket[bucket])
 
 
 @dataclass(slots=True)
