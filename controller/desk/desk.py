@@ -86,6 +86,13 @@ class Desk:
             decision = self._with_retry(decision, ask, policy, worker, now_s)
         return worker, decision
 
+    def look_instead(self, placement: Placement, policy: TenantPolicy, now_s: float) -> Decision | Refusal:
+        """What a request that has just been given a place would have got under another policy of its tenant,
+        at the same speed and price.
+        """
+        prospect = self._prospect(placement.ask, policy, placement.worker, placement.expected, now_s)
+        return prospect.decide(placement.decision.price)
+
     def price(self, tenant: str, now_s: float) -> float:
         """Of a slot-second for a tenant."""
         return self.market.price(tenant, self._roster.capacity, now_s)

@@ -37,6 +37,11 @@ class Fleet:
         """Stops following them."""
         await asyncio.gather(*(link.close() for link in self._links.values()))
 
+    @property
+    def workers(self) -> list[Worker]:
+        """All of them, in the order of their addresses."""
+        return sorted(self._links, key=lambda worker: worker.address)
+
     def link(self, worker: Worker) -> Link:
         """The connection to a worker of the roster."""
         return self._links[worker]

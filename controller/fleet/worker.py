@@ -39,6 +39,8 @@ class Worker:
         self._speed_message = worker_pb2.WorkerSpeed()
         self._speed: SpeedModel | None = None
         self._load = Load(0, 0, 0, 0)
+        self.reported = worker_pb2.WorkerLoad()
+        """The load as it last told it."""
         self._own_requests = 0
         self._own_unstarted_tokens = 0
 
@@ -46,6 +48,11 @@ class Worker:
     def available(self) -> bool:
         """Whether requests may be sent to it."""
         return self.healthy and not self._lost
+
+    @property
+    def described(self) -> bool:
+        """Whether it has ever told its limits."""
+        return self._limits is not None
 
     @property
     def limits(self) -> Limits:
@@ -98,6 +105,7 @@ class Worker:
     def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
         """Takes its load."""
         self.heard_s = now_s
+        self.reported = message
         self._load = Load(
             message.running, message.waiting, message.prefill_backlog_tokens, message.free_slots
         )

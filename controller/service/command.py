@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.policy import LivePolicy, PolicyError, load_policy
+from controller.service.recording import Recorder
 from controller.service.reload import log_doubts, watch
 from controller.service.server import Addresses, Controller
 from curfew.rpc.server import on_signals
@@ -43,12 +44,23 @@ def main(arguments: Sequence[str]) -> int:
     except PolicyError as error:
         return _cannot_start(str(error))
     log_doubts(options.policy, policy.current)
-    return asyncio.run(_serve(policy, options))
+    try:
+        recorder = Recorder(options.record, time.monotonic, time.time) if options.record else None
+    except OSError as error:
+        return _cannot_start(f"nothing can be recorded to {options.record}: {error.strerror}")
+    return asyncio.run(_serve(policy, recorder, options))
 
 
-async def _serve(policy: LivePolicy, options: argparse.Namespace) -> int:
+async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace) -> int:
     stop = asyncio.Event()
-    controller = Controller(policy, options.worker, time.monotonic)
+    controller = Controller(
+        policy,
+        options.worker,
+        time.monotonic,
+        shadow=None if options.shadow is None else lambda: load_policy(options.shadow, None),
+        recorder=recorder,
+        recorded_labels=frozenset(options.record_label),
+    )
     try:
         bound = await controller.start(Addresses(options.listen, options.admin))
     except OSError as error:
@@ -58,10 +70,13 @@ async def _serve(policy: LivePolicy, options: argparse.Namespace) -> int:
             log.warning("no worker is available yet")
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
         sys.stdout.flush()
-        watching = asyncio.create_task(watch(options.policy, policy, secrets=options.secrets))
+        watching = [asyncio.create_task(watch(options.policy, policy, secrets=options.secrets))]
+        if controller.shadow is not None:
+            watching.append(asyncio.create_task(watch(options.shadow, controller.shadow)))
         await stop.wait()
         log.info("draining")
-        watching.cancel()
+        for each in watching:
+            each.cancel()
         await controller.stop(options.grace_s)
     return 0
 
@@ -78,6 +93,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy file (YAML)")
     parser.add_argument(
         "--secrets", type=Path, metavar="DIR", help="where the files are that hold API keys (none)"
+    )
+    parser.add_argument(
+        "--shadow",
+        type=Path,
+        metavar="FILE",
+        help="a second policy, which decides beside the first without acting; `curfew top` shows what it "
+        "would do otherwise (none)",
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="record requests there without their content, as `curfew policy simulate` reads them (nowhere)",
+    )
+    parser.add_argument(
+        "--record-label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="record the value of this label too; may be given several times",
     )
     parser.add_argument(
         "--worker",

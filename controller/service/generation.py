@@ -53,6 +53,16 @@ class Generation:
         self._worker = link.worker
         self._clock = clock
         self._delivered_tokens = 0
+        self.reasoning_tokens = 0
+        """That have come so far."""
+        self.answer_tokens = 0
+        """That have come so far."""
+        self.done: Done | None = None
+        """What the worker said of it, once it is completed."""
+        self.settlement: Settlement | None = None
+        """What came of the promises, once it is completed."""
+        self.reasoning_end = generation_pb2.REASONING_END_UNSPECIFIED
+        """Why its reasoning ended, once it is completed."""
         self._adjusting: asyncio.Task[None] | None = None
 
     async def relay(self, call: GenerateCall, outbox: Outbox) -> None:
@@ -68,7 +78,9 @@ class Generation:
                     self._take_delta(response.delta, outbox)
                 elif event == "completion":
                     now_s = self._clock()
-                    settlement = flight.end(_done(response.completion), now_s)
+                    self.done = _done(response.completion)
+                    self.reasoning_end = response.completion.reasoning_end
+                    self.settlement = settlement = flight.end(self.done, now_s)
                     if settlement.trial is not None:
                         tenant = flight.placement.policy.name
                         self._outcomes.remember(tenant, self._request_id, settlement.trial, now_s)
@@ -94,10 +106,12 @@ class Generation:
     def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:
         tokens = len(delta.token_ids)
         if delta.phase == generation_pb2.PHASE_REASONING:
+            self.reasoning_tokens += tokens
             adjustment = self._flight.reason(self._delivered_tokens + tokens, self._clock())
             if adjustment is not None and (self._adjusting is None or self._adjusting.done()):
                 self._adjusting = asyncio.create_task(self._adjust(adjustment, outbox))
         elif delta.phase == generation_pb2.PHASE_ANSWER:
+            self.answer_tokens += tokens
             self._flight.answer(self._clock())
         self._delivered_tokens += tokens
         outbox.put_delta(delta)

@@ -21,6 +21,7 @@ from controller.planning.outcomes import ConflictError, Outcomes
 from controller.policy import LivePolicy, TenantPolicy
 from controller.service.asking import ask_of, no_worker, refused
 from controller.service.generation import Generation
+from controller.service.journal import Journal
 from controller.service.outbox import Outbox
 from controller.service.reception import Reception, RefusedError
 from curfew.rpc.calls import Context
@@ -45,6 +46,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         roster: Roster,
         fleet: Fleet,
         outcomes: Outcomes,
+        journal: Journal,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -55,6 +57,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         self._roster = roster
         self._fleet = fleet
         self._outcomes = outcomes
+        self._journal = journal
         self._clock = clock
         self._new_id = new_id
 
@@ -65,12 +68,17 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         receipt_s = self._clock()
         request_id = self._new_id()
         policy = self._admit(request, context)
-        with _reported(request_id, policy.name):
-            ask = self._ask(request, policy, context)
+        with (
+            _reported(request_id, policy.name),
+            self._journal.entry(policy, request.labels, receipt_s) as entry,
+        ):
+            ask = entry.ask = self._ask(request, policy, context)
             flight = await self._reception.place(ask, policy, receipt_s)
+            entry.decided(flight)
             link = self._fleet.link(flight.placement.worker)
             outbox = Outbox()
             generation = Generation(request_id, flight, link, self._roster, self._outcomes, self._clock)
+            entry.run = generation
             call = link.generate(
                 _worker_request(request_id, request, flight.placement, self._clock() - receipt_s),
                 context.time_remaining(),

@@ -8,10 +8,11 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Protocol
 
 from watchfiles import awatch
 
-from controller.policy import LivePolicy, Policy, PolicyError
+from controller.policy import Policy, PolicyError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,18 @@ file system whose changes are not reported.
 Signature = tuple[int, int, int, int] | None
 
 
-async def watch(file: Path, policy: LivePolicy, look_s: float = LOOK_S, secrets: Path | None = None) -> None:
+class Reloadable(Protocol):
+    """A policy that can be read again."""
+
+    @property
+    def current(self) -> Policy | None:
+        """The policy in force, or in use; None before any was fit for it."""
+
+    async def reload(self) -> bool:
+        """Reads again. Returns whether it is another one now; raises PolicyError, and then it is not."""
+
+
+async def watch(file: Path, policy: Reloadable, look_s: float = LOOK_S, secrets: Path | None = None) -> None:
     """Reloads whenever the file changes, or one in the directory `secrets`, until cancelled.
 
     Its directory is watched and not the file, which a Kubernetes ConfigMap changes by renaming a link beside
@@ -46,8 +58,8 @@ async def watch(file: Path, policy: LivePolicy, look_s: float = LOOK_S, secrets:
             await _reload(file, policy)
 
 
-async def _reload(file: Path, policy: LivePolicy) -> None:
-    before = policy.current.version
+async def _reload(file: Path, policy: Reloadable) -> None:
+    before = _version(policy)
     try:
         changed = await policy.reload()
     except PolicyError as error:
@@ -57,9 +69,13 @@ async def _reload(file: Path, policy: LivePolicy) -> None:
         # Whatever it is, the next change must find somebody watching.
         log.exception("%s could not be read, policy %s stays in force", file, before)
         return
-    if changed:
-        log.info("policy %s is in force, instead of %s", policy.current.version, before)
+    if changed and policy.current is not None:
+        log.info("%s: policy %s is in force, instead of %s", file, _version(policy), before)
         log_doubts(file, policy.current)
+
+
+def _version(policy: Reloadable) -> str:
+    return "none" if policy.current is None else policy.current.version
 
 
 def log_doubts(file: Path, policy: Policy) -> None:

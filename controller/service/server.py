@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from controller.desk import Desk, Tenants
 from controller.desk.desk import spread_evenly
 from controller.fleet import Fleet, Roster
 from controller.planning.outcomes import Outcomes
-from controller.policy import LivePolicy
+from controller.policy import LivePolicy, Policy
 from controller.service.admin import AdminServicer
+from controller.service.journal import Journal
 from controller.service.reasoning import ReasoningServicer
 from controller.service.reception import Reception
+from controller.service.recording import Recorder
+from controller.service.shadow import ShadowPolicy
 from curfew.rpc.server import Server
 from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
 
@@ -43,7 +46,14 @@ class Controller:
         workers: Sequence[str],
         clock: Callable[[], float],
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        *,
+        shadow: Callable[[], Policy] | None = None,
+        recorder: Recorder | None = None,
+        recorded_labels: Set[str] = frozenset(),
     ) -> None:
+        """shadow: loads the policy that decides without acting. recorder: closed by `stop`. recorded_labels:
+        names of the labels that are recorded.
+        """
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         roster = Roster()
         tenants = Tenants()
@@ -51,14 +61,17 @@ class Controller:
         reception = Reception(desk, clock)
         roster.on_change = reception.news
         self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
+        self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
+        self._recorder = recorder
+        journal = Journal(clock, self.shadow, recorder, recorded_labels)
         self._reasoning = ReasoningServicer(
-            policy, desk, reception, roster, self._fleet, Outcomes(), clock, new_id
+            policy, desk, reception, roster, self._fleet, Outcomes(), journal, clock, new_id
         )
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(policy, tenants), self._operators.grpc
+            AdminServicer(policy, desk, roster, self._fleet, journal, clock), self._operators.grpc
         )
         self._health_task: asyncio.Task[None] | None = None
         self._had_worker = asyncio.Event()
@@ -88,6 +101,8 @@ class Controller:
         await self._callers.drain(grace_s)
         await self._operators.drain(0.0)
         await self._fleet.close()
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
 
     async def _report_availability(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
-from controller.policy import LivePolicy, parse_policy
+from controller.policy import LivePolicy, Policy, parse_policy
+from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
@@ -144,7 +145,13 @@ def detail(error: grpc.aio.AioRpcError | None, kind: type[Detail]) -> Detail:
 
 @asynccontextmanager
 async def controller(
-    workers: Sequence[str], policy: str | LivePolicy = POLICY, *, ready: bool = True
+    workers: Sequence[str],
+    policy: str | LivePolicy = POLICY,
+    *,
+    ready: bool = True,
+    shadow: Callable[[], Policy] | None = None,
+    recorder: Recorder | None = None,
+    recorded_labels: Set[str] = frozenset(),
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process."""
     live = (
@@ -152,7 +159,14 @@ async def controller(
         if isinstance(policy, LivePolicy)
         else LivePolicy(lambda: parse_policy(policy, "policy.yaml", KEYS))
     )
-    running = Controller(live, workers, time.monotonic)
+    running = Controller(
+        live,
+        workers,
+        time.monotonic,
+        shadow=shadow,
+        recorder=recorder,
+        recorded_labels=recorded_labels,
+    )
     door = Door(await running.start(LOCAL))
     try:
         if ready:

@@ -1,0 +1,151 @@
+"""What is noted of each request while it is served: activity, what the shadow would do, the recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import grpc
+
+from controller.desk.flight import Flight
+from controller.planning.decision import Ask, Refusal, RefusedFor
+from controller.policy import TenantPolicy
+from controller.service.activity import Activities
+from controller.service.generation import Generation
+from controller.service.reception import RefusedError
+from controller.service.recording import Recorder, Row
+from controller.service.shadow import ShadowPolicy
+from controller.simulation.trace import Arrival, Outcome, ReasoningEnd
+from curfew.rpc.errors import RpcError
+from curfew.v1 import generation_pb2
+
+_REASONING_END = {
+    generation_pb2.REASONING_END_NONE: ReasoningEnd.NONE,
+    generation_pb2.REASONING_END_NATURAL: ReasoningEnd.NATURAL,
+    generation_pb2.REASONING_END_BUDGET: ReasoningEnd.BUDGET,
+    generation_pb2.REASONING_END_DEADLINE: ReasoningEnd.DEADLINE,
+    generation_pb2.REASONING_END_LOOP: ReasoningEnd.LOOP,
+    generation_pb2.REASONING_END_CANCELLED: ReasoningEnd.CANCELLED,
+}
+_REFUSED = {
+    RefusedFor.PROMISE: Outcome.REFUSED,
+    RefusedFor.PRICE: Outcome.REJECTED,
+    RefusedFor.CROWD: Outcome.REJECTED,
+}
+
+
+class Journal:
+    """Notes every request of a known tenant that is well-formed."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        shadow: ShadowPolicy | None = None,
+        recorder: Recorder | None = None,
+        recorded_labels: Set[str] = frozenset(),
+    ) -> None:
+        """recorded_labels: names of the labels that are recorded, with their values: a label may tell more
+        than numbers do.
+        """
+        self.activities = Activities(clock())
+        self.shadow = shadow
+        self.recorder = recorder
+        self._clock = clock
+        self._recorded_labels = recorded_labels
+
+    @contextmanager
+    def entry(self, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float) -> Iterator[Entry]:
+        """Notes one request from its receipt to its end, however that comes."""
+        entry = Entry(self, policy, labels, receipt_s)
+        activity = self.activities[policy.name]
+        activity.arrive(receipt_s)
+        try:
+            yield entry
+        except RefusedError as error:
+            entry.decided(error.refusal)
+            raise
+        except RpcError as error:
+            full = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            entry.outcome = Outcome.REJECTED if full else Outcome.FAILED
+            raise
+        except Exception:
+            entry.outcome = Outcome.FAILED
+            raise
+        finally:
+            activity.end()
+            if self.recorder is not None and entry.ask is not None:
+                self.recorder.note(self._row(entry, entry.ask))
+
+    def decided(self, entry: Entry, ask: Ask, verdict: Flight | Refusal) -> None:
+        """The desk has decided a request."""
+        now_s = self._clock()
+        decision = verdict if isinstance(verdict, Refusal) else verdict.decision
+        self.activities[entry.policy.name].decide(decision, now_s - entry.receipt_s)
+        if self.shadow is not None:
+            self.shadow.compare(entry.policy.name, ask, entry.labels, verdict, now_s)
+
+    def _row(self, entry: Entry, ask: Ask) -> Row:
+        run, flight = entry.run, entry.flight
+        settlement = None if run is None else run.settlement
+        labels = {name: value for name, value in entry.labels.items() if name in self._recorded_labels}
+        arrival = Arrival(
+            arrival_s=0.0,
+            tenant=entry.policy.name,
+            input_tokens=ask.prompt_tokens if run is None or run.done is None else run.done.prompt_tokens,
+            reasoning_tokens=0 if run is None else run.reasoning_tokens,
+            answer_tokens=0 if run is None else run.answer_tokens,
+            reasoning_end=_reasoning_end(run),
+            labels=MappingProxyType(labels),
+            deadline_s=ask.deadline_s,
+            mode=ask.mode,
+            outcome=entry.outcome if settlement is None else Outcome.ANSWERED,
+            latency_s=self._clock() - entry.receipt_s if settlement is None else settlement.latency_s,
+            kept=None if settlement is None else settlement.kept,
+        )
+        if flight is None:
+            return Row(entry.receipt_s, arrival, entry.policy.rule, entry.policy.version)
+        return Row(
+            entry.receipt_s,
+            arrival,
+            entry.policy.rule,
+            entry.policy.version,
+            worker=flight.placement.worker.address,
+            plan_mode=flight.decision.mode.value,
+            budget_tokens=flight.budget_tokens,
+            promised_s=flight.decision.deadline_s,
+            price=flight.decision.price,
+        )
+
+
+class Entry:
+    """One request. outcome: unless it is answered."""
+
+    def __init__(
+        self, journal: Journal, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float
+    ) -> None:
+        self.policy = policy
+        self.labels = labels
+        self.receipt_s = receipt_s
+        self.outcome = Outcome.LEFT
+        self.ask: Ask | None = None
+        self.flight: Flight | None = None
+        self.run: Generation | None = None
+        self._journal = journal
+
+    def decided(self, verdict: Flight | Refusal) -> None:
+        """It was given a place, or was refused."""
+        if isinstance(verdict, Refusal):
+            self.outcome = _REFUSED[verdict.reason]
+        else:
+            self.flight = verdict
+        if self.ask is not None:
+            self._journal.decided(self, self.ask, verdict)
+
+
+def _reasoning_end(run: Generation | None) -> ReasoningEnd:
+    if run is None:
+        return ReasoningEnd.NONE
+    if run.done is None:  # how its reasoning ended was not told, if it did
+        return ReasoningEnd.CANCELLED if run.reasoning_tokens else ReasoningEnd.NONE
+    return _REASONING_END.get(run.reasoning_end, ReasoningEnd.NONE)
