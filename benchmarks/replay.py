@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from curfew.v1.reasoning_pb2_grpc import ReasoningServiceAsyncStub
 
 DEMO = Path(__file__).parents[1] / "demo"
-DEMO_REASONING = (12, 170)
-"""Reasoning tokens of the demo's problems, about: of two numbers, of twelve. A token is a character."""
+DEMO_REASONING = (12, 122)
+"""Reasoning tokens of the demo's problems, about: of two numbers, of twelve."""
+CLOSING_TOKENS = 3
+"""Of a reasoning that ends by itself, counted with it."""
 CANDIDATES = 3
 """Problems of each size among which the one of the best length is taken."""
 
@@ -92,8 +94,8 @@ class Reply:
 
 
 def reasoning_length(problem: Problem) -> int:
-    """Tokens of a problem's reasoning when nobody ends it, about: its characters and line ends."""
-    return sum(len(line) + 1 for line in problem.reasoning)
+    """Tokens of a problem's reasoning when nobody ends it: a character each, and ` + ` and ` = ` are one."""
+    return sum(len(line.replace(" ", "")) + 1 for line in problem.reasoning) + CLOSING_TOKENS
 
 
 def problem_like(reasoning_tokens: int, random: Random) -> Problem:
