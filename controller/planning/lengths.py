@@ -55,11 +55,11 @@ class LengthModel:
 
     def learn_reasoning(self, tokens: int, stopped: bool, prompt_tokens: int = 0) -> None:
         """Reasoning used `tokens` and ended by itself, or was ended there."""
-        self._reasoning.add(Sample(prompt_tokens, tokens, stopped, 0.0))
+        self._reasoning.add((prompt_tokens, tokens, stopped, 0.0))
 
     def learn_answer(self, tokens: int, now_s: float, prompt_tokens: int = 0) -> None:
         """An answer took `tokens`."""
-        self._answer.add(Sample(prompt_tokens, tokens, True, now_s))
+        self._answer.add((prompt_tokens, tokens, True, now_s))
 
     def learn_prompt(self, estimated_tokens: int, exact_tokens: int) -> None:
         """A prompt estimated with this model's own ratio turned out to have `exact_tokens`."""
@@ -89,8 +89,8 @@ class LengthModel:
 
 
 def _stops(samples: Collection[Sample]) -> StopCurve:
-    return StopCurve.estimate((sample.tokens, sample.stopped) for sample in samples)
+    return StopCurve.estimate((tokens, stopped) for _, tokens, stopped, _ in samples)
 
 
 def _quantiles(samples: Collection[Sample]) -> Quantiles:
-    return Quantiles.of(sample.tokens for sample in samples)
+    return Quantiles.of(tokens for _, tokens, _, _ in samples)

@@ -16,7 +16,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -28,13 +28,13 @@ ms a request.
 """
 
 
-class Sample(NamedTuple):
-    """A length seen after a prompt of about so many tokens. stopped: it ended by itself, or was cut there."""
-
-    prompt_tokens: int
-    tokens: int
-    stopped: bool
-    seen_s: float
+Sample = tuple[int, int, bool, float]
+"""Tokens of the prompt, about; the length seen after it, in tokens; whether it ended by itself, or was cut
+there; when it was seen, in seconds. A plain tuple: a controller holds a million, and the garbage collector
+does not follow those of plain numbers.
+"""
+_PROMPT: Final = 0
+_SEEN: Final = 3
 
 
 class PromptStrata(Generic[T]):
@@ -59,11 +59,11 @@ class PromptStrata(Generic[T]):
         self._classes = [self._overall]
 
     def add(self, sample: Sample) -> None:
-        """Takes a sample; `seen_s` must not go back."""
+        """Takes a sample; when it was seen must not go back."""
         self._samples.append(sample)
         self._new += 1
         if self._new > min(MOST_NEW, len(self._samples) // 8):
-            self._divide(sample.seen_s)
+            self._divide(sample[_SEEN])
 
     def overall(self, now_s: float) -> T:
         """Of all prompts, as of `now_s`, which must not go back."""
@@ -79,13 +79,13 @@ class PromptStrata(Generic[T]):
 
     def _divide(self, now_s: float) -> None:
         samples = self._samples
-        while samples and samples[0].seen_s <= now_s - self._max_age_s:
+        while samples and samples[0][_SEEN] <= now_s - self._max_age_s:
             samples.popleft()
         self._new = 0
         # Dropping a few at a time would divide at every call.
-        self._expires_s = samples[0].seen_s + 1.25 * self._max_age_s if samples else math.inf
+        self._expires_s = samples[0][_SEEN] + 1.25 * self._max_age_s if samples else math.inf
         classes = list(_classes(sorted(samples), self._least_class))
-        self._begins = [members[0].prompt_tokens for members in classes[1:]]
+        self._begins = [members[0][_PROMPT] for members in classes[1:]]
         self._overall = self._sum_up(samples)
         self._classes = [self._sum_up(members) for members in classes] if self._begins else [self._overall]
 
@@ -107,11 +107,11 @@ def _middle(members: Sequence[Sample], least: int) -> int | None:
     half = len(members) // 2
     if half < least:
         return None
-    prompt = members[half].prompt_tokens
+    prompt = members[half][_PROMPT]
     below = above = half
-    while below > 0 and members[below - 1].prompt_tokens == prompt:
+    while below > 0 and members[below - 1][_PROMPT] == prompt:
         below -= 1
-    while above < len(members) and members[above].prompt_tokens == prompt:
+    while above < len(members) and members[above][_PROMPT] == prompt:
         above += 1
     places = [place for place in (below, above) if least <= place <= len(members) - least]
     return min(places, key=lambda place: abs(place - half), default=None)
@@ -120,8 +120,8 @@ def _middle(members: Sequence[Sample], least: int) -> int | None:
 def _differ(some: Sequence[Sample], others: Sequence[Sample]) -> bool:
     """The log-rank test (Mantel 1966), which takes what was cut for what it shows."""
     ends = sorted(
-        [(sample.tokens, sample.stopped, True) for sample in some]
-        + [(sample.tokens, sample.stopped, False) for sample in others]
+        [(tokens, stopped, True) for _, tokens, stopped, _ in some]
+        + [(tokens, stopped, False) for _, tokens, stopped, _ in others]
     )
     at_risk, some_at_risk = len(ends), len(some)
     excess = variance = 0.0
