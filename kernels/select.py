@@ -35,6 +35,7 @@ class Kernels:
     attention_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     quantised_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     relu2: Callable[[Tensor], Tensor]
+    sample: Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor], Tensor]
     time_steps: Callable[[Tensor, Tensor, float, float], Tensor]
 
 

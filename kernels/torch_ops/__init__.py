@@ -5,6 +5,7 @@ from kernels.torch_ops.conv import conv_prefill, conv_update
 from kernels.torch_ops.elementwise import relu2, time_steps
 from kernels.torch_ops.linear import quantised_linear
 from kernels.torch_ops.norm import add_rms_norm, gated_group_norm
+from kernels.torch_ops.sampling import sample
 from kernels.torch_ops.scan import scan_prefill, scan_update
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "gated_group_norm",
     "quantised_linear",
     "relu2",
+    "sample",
     "scan_prefill",
     "scan_update",
     "store_kv",

@@ -12,6 +12,7 @@ from kernels.triton_ops.conv import conv_prefill, conv_update
 from kernels.triton_ops.elementwise import relu2, time_steps
 from kernels.triton_ops.linear import quantised_linear
 from kernels.triton_ops.norm import add_rms_norm, gated_group_norm
+from kernels.triton_ops.sampling import sample
 from kernels.triton_ops.scan import scan_prefill
 from kernels.triton_ops.update import scan_update
 
@@ -24,6 +25,7 @@ __all__ = [
     "gated_group_norm",
     "quantised_linear",
     "relu2",
+    "sample",
     "scan_prefill",
     "scan_update",
     "store_kv",

@@ -6,18 +6,22 @@ neither on its batch nor on the worker, and a request resumed elsewhere goes on 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kernels import torch_ops
+
 _MASK = (1 << 64) - 1
-# Of a trained model's distribution at usual settings, the tokens that matter are far fewer.
-_CANDIDATES = 64
+# Below it the likeliest token is taken: others are drawn only when they differ by less than their rounding.
+_LEAST_TEMPERATURE = 1e-5
+
+Sample = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor], Tensor]
+"""See `kernels.torch_ops.sampling`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Sampling:
     """How a request's tokens are chosen. Raises ValueError for a number out of range."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """0, or less than 1e-5, takes the likeliest token."""
     top_p: float = 1.0
     top_k: int = 0
     """0: all."""
@@ -90,13 +94,15 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """Chooses one token for each row of logits [n, vocab], fp32, which it may overwrite."""
+def choose(logits: Tensor, draws: Sequence[Draw], sample: Sample = torch_ops.sample) -> list[Choice]:
+    """Chooses one token for each row of logits [n, vocab], fp32, which it may overwrite. sample: the kernel
+    that draws.
+    """
     reported = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
     model_logprobs = torch.log_softmax(logits[reported], dim=-1) if reported else None
     _penalise(logits, draws)
     _ban(logits, draws)
-    ids = _choose_ids(logits, draws)
+    ids = _choose_ids(logits, draws, sample)
     if model_logprobs is None:
         return [Choice(token_id) for token_id in ids]
     reports = _report(
@@ -129,73 +135,38 @@ def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
         logits[torch.tensor(rows, device=logits.device)[:, None], banned] = -torch.inf
 
 
-def _choose_ids(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    random = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:
+    random = [row for row, draw in enumerate(draws) if draw.sampling.temperature >= _LEAST_TEMPERATURE]
     if len(random) == len(draws):
-        return _draw(logits, draws)
+        return _draw(logits, draws, sample)
     ids: list[int] = logits.argmax(-1).tolist()
     if random:
-        drawn = _draw(logits[random], [draws[row] for row in random])
+        drawn = _draw(logits[random], [draws[row] for row in random], sample)
         for row, token_id in zip(random, drawn, strict=True):
             ids[row] = token_id
     return ids
 
 
-def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Inverse transform, in the order of ids, over the tokens that each row keeps.
-
-    Top-p, top-k and min-p are each measured on the whole distribution. What is as likely as the last token
-    kept is kept too, so that nothing depends on an order among equals.
-    """
+def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:
     temperature, top_p, top_k, min_p, random = zip(
         *(
-            (s.temperature, s.top_p, s.top_k, s.min_p, uniform(s.seed, draw.position))
+            (s.temperature, s.top_p, min(s.top_k, logits.shape[1]), s.min_p, uniform(s.seed, draw.position))
             for draw in draws
             for s in (draw.sampling,)
         ),
         strict=True,
     )
-    column = functools.partial(_column, device=logits.device)
-    weights = torch.softmax(logits / column(temperature), dim=-1)
-    least: list[Tensor] = []
-    if min(top_p) < 1:
-        least.append(_least_in_nucleus(weights, column(top_p), _CANDIDATES))
-    if max(top_k) > 0:
-        least.append(_least_of_top(weights, column(top_k)))
-    if max(min_p) > 0:
-        least.append(weights.amax(-1, keepdim=True) * column(min_p))
-    if least:
-        weights = torch.where(weights >= functools.reduce(torch.maximum, least), weights, 0)
-    upto = weights.cumsum(-1)
-    # Below upto's end in spite of rounding, since random is of 24 bits: what is found has a weight.
-    place = torch.searchsorted(upto, upto[:, -1:] * column(random), right=True)
-    ids: list[int] = place.squeeze(1).tolist()
+    # One tensor, since each takes its time on the way to a device.
+    rules = torch.tensor([temperature, top_p, top_k, min_p, random], device=logits.device).unbind()
+    ids: list[int] = sample(
+        logits,
+        rules[0],
+        rules[1] if min(top_p) < 1 else None,
+        rules[2] if max(top_k) > 0 else None,
+        rules[3] if max(min_p) > 0 else None,
+        rules[4],
+    ).tolist()
     return ids
-
-
-def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)[:, None]
-
-
-def _least_in_nucleus(probability: Tensor, top_p: Tensor, candidates: int) -> Tensor:
-    """The least probability [n, 1] in the smallest set that holds top_p [n, 1] of each row; 0 where that is
-    everything. Looks at the likeliest `candidates` first: they mostly hold it.
-    """
-    vocabulary = probability.shape[1]
-    top = torch.topk(probability, min(candidates, vocabulary)).values
-    within = top.cumsum(-1) - top < top_p
-    least = torch.where(within, top, torch.inf).amin(-1, keepdim=True)
-    open_ended = within[:, -1] & (top_p[:, 0] < 1)
-    if candidates < vocabulary and open_ended.any():
-        least[open_ended] = _least_in_nucleus(probability[open_ended], top_p[open_ended], vocabulary)
-    return torch.where(top_p < 1, least, 0)
-
-
-def _least_of_top(probability: Tensor, top_k: Tensor) -> Tensor:
-    """The probability [n, 1] of each row's top_k-th token [n, 1]; 0 where top_k is 0."""
-    top = torch.topk(probability, min(int(top_k.max()), probability.shape[1])).values
-    least = top.gather(1, (top_k - 1).clamp(0, top.shape[1] - 1))
-    return torch.where(top_k > 0, least, 0)
 
 
 def _report(logprobs: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:

@@ -122,6 +122,9 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
             for use, at in (("decode", decode), ("prefill", prefill))
         },
         "relu2": lambda: triton_ops.relu2(empty(prefill.tokens, prefill.mlp)),
+        "sample": lambda: triton_ops.sample(
+            empty(decode.tokens, 131072, dtype=FP32), *[exact(decode.tokens)] * 5
+        ),
         "time_steps": lambda: triton_ops.time_steps(
             prefill.projected()[2], exact(prefill.heads), 0.0, math.inf
         ),

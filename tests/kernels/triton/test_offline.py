@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
+from kernels import triton_ops
 from kernels.triton_ops import tiles
-from tests.kernels.triton.calls import Shapes, calls
+from tests.kernels.triton.calls import Shapes, calls, empty
 from tests.kernels.triton.offline import SHARED_LIMIT, Launch, caught
 
 ARCHITECTURES = (86, 90)
@@ -43,6 +45,13 @@ LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
         for name in ("int8", "fp8")
     },
     "relu2": [("relu2_kernel", 4, 16, 16)],
+    "sample": [
+        ("sum_parts_kernel", 4, 16, 4),
+        ("sum_rows_kernel", 1, 4, 4),
+        *[("search_kernel", 4, 16, 4)] * 10,
+        ("keep_kernel", 4, 16, 4),
+        ("choose_kernel", 4, 16, 8),
+    ],
     "time_steps": [("time_steps_kernel", 1, 8, 16)],
 }
 
@@ -91,6 +100,18 @@ def test_a_quantised_weight_is_loaded_ahead_by_whole_vectors(
     assert set(ahead) == {"0x10"} or name.endswith("prefill"), ahead  # there the bytes are not what counts
     # Many tokens are worth the matrix units that take 64 rows at once.
     assert ("wgmma" in ptx) == (arch == 90 and name.endswith("prefill"))
+
+
+def test_what_no_row_asks_for_is_not_searched() -> None:
+    rules = empty(8, dtype=torch.float32)
+    with caught() as found:
+        triton_ops.sample(empty(8, 131072, dtype=torch.float32), rules, None, None, rules, rules)
+    assert [launch.name for launch in found] == [
+        "sum_parts_kernel",
+        "sum_rows_kernel",
+        "keep_kernel",
+        "choose_kernel",
+    ]
 
 
 @pytest.mark.parametrize("tokens", [1, 32, 128])

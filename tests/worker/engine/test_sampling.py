@@ -175,8 +175,9 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert choose(logits, [Draw(Sampling(), 0)])[0].token_id == 1
 
 
-def test_a_temperature_near_zero_is_greedy() -> None:
-    draws = [Draw(Sampling(temperature=1e-6, seed=seed), 5) for seed in range(50)]
+@pytest.mark.parametrize("temperature", [1e-4, 1e-5, 1e-6, 1e-45, 5e-324])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    draws = [Draw(Sampling(temperature=temperature, seed=seed), 5) for seed in range(50)]
     assert {c.token_id for c in choose(LOGITS.expand(50, -1).clone(), draws)} == {0}
 
 
