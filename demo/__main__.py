@@ -14,14 +14,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
-import grpc
 from rich.console import Console
 from rich.progress import Progress
 from rich.rule import Rule
 
-from curfew.client import Client, ask
+from curfew import AsyncClient, CurfewError
 from curfew.processes import Service, ServiceError, start_service
-from curfew.show import StreamView
+from curfew.show import Lines, StreamView
 from demo.problems import Problem, draw, is_right
 from demo.report import Outcome, faults, summary
 
@@ -48,7 +47,7 @@ def main() -> None:
     console = Console(record=options.svg is not None, highlight=False, width=100 if options.svg else None)
     try:
         found = asyncio.run(demonstrate(console, Random(options.seed)))
-    except (ServiceError, grpc.aio.AioRpcError) as error:
+    except (ServiceError, CurfewError) as error:
         console.print(f"[bold red]failed:[/] {error}")
         raise SystemExit(1) from None
     if options.svg is not None:
@@ -112,12 +111,11 @@ async def _watch(console: Console, address: str, random: Random) -> list[Outcome
     outcomes = []
     for tenant, description in TENANTS.items():
         console.print(Rule(f"[bold]{tenant}[/] {description}", align="left"))
-        async with Client(address, key=f"demo-{tenant}") as client:
+        async with AsyncClient(address, key=f"demo-{tenant}") as client:
             for count in WATCHED_COUNTS:
                 problem = draw(random, count)
                 console.print(f"\n[bold]{problem.question}[/]")
-                view = StreamView(console)
-                outcome = await _ask(client, tenant, problem, view)
+                outcome = await _ask(client, tenant, problem, console)
                 outcomes.append(outcome)
                 mark = "[green]right[/]" if outcome.right else f"[red]wrong[/], it is {problem.answer}"
                 console.print(f"  {mark}")
@@ -131,9 +129,9 @@ async def _crowd(console: Console, address: str, random: Random) -> list[Outcome
     silent = Console(quiet=True)
 
     async def one(tenant: str, problems: Sequence[Problem]) -> None:
-        async with Client(address, key=f"demo-{tenant}") as client:
+        async with AsyncClient(address, key=f"demo-{tenant}") as client:
             for problem in problems:
-                outcomes.append(await _ask(client, tenant, problem, StreamView(silent)))
+                outcomes.append(await _ask(client, tenant, problem, silent))
                 progress.advance(task)
 
     with Progress(console=console, transient=True) as progress:
@@ -146,12 +144,14 @@ async def _crowd(console: Console, address: str, random: Random) -> list[Outcome
     return outcomes
 
 
-async def _ask(client: Client, tenant: str, problem: Problem, view: StreamView) -> Outcome:
-    async for event in client.generate(ask(problem.question)):
-        view.show(event)
-    assert view.plan is not None
-    assert view.completion is not None
-    return Outcome(tenant, view.plan, view.completion, view.answer, is_right(problem, view.answer))
+async def _ask(client: AsyncClient, tenant: str, problem: Problem, console: Console) -> Outcome:
+    async with client.generate(problem.question) as stream:
+        with Lines(console) as lines:
+            view = StreamView(lines)
+            async for event in stream:
+                view.show(event)
+        reply = await stream.reply()
+    return Outcome(tenant, reply, is_right(problem, reply.answer))
 
 
 if __name__ == "__main__":

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import grpc
 import pytest
 import pytest_asyncio
 
-from curfew.client import Client, ask
 from curfew.processes import Service, start_service
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import reasoning_pb2, worker_pb2
+from curfew.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,31 @@ class Answered:
         return [i for e in self.events if e.delta.phase == phase for i in e.delta.token_ids]
 
 
+class Caller:
+    """Calls with the contract's bare messages, which may be wrong: `curfew.Client` sends and shows values."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        self._metadata = (("authorization", f"Bearer {key}"),)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    async def generate(
+        self, request: reasoning_pb2.GenerateRequest
+    ) -> AsyncGenerator[reasoning_pb2.GenerateResponse, None]:
+        """Streams what comes, or raises grpc.aio.AioRpcError."""
+        call = ReasoningServiceStub(self._channel).Generate(request, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """Addresses of a running system."""
@@ -57,9 +83,9 @@ class System:
     worker: str
     controller: str
 
-    def client(self, tenant: str) -> Client:
-        """A client in the name of a tenant of the tests' policy."""
-        return Client(self.controller, key=f"key-{tenant}")
+    def client(self, tenant: str) -> Caller:
+        """A caller in the name of a tenant of the tests' policy."""
+        return Caller(self.controller, f"key-{tenant}")
 
     async def ask(self, tenant: str, question: str) -> Answered:
         """Asks one question greedily, and reads the stream to its end."""
@@ -73,9 +99,9 @@ class System:
 
 def greedy(question: str) -> reasoning_pb2.GenerateRequest:
     """A question to be answered by the likeliest tokens."""
-    request = ask(question)
-    request.sampling.temperature = 0
-    return request
+    return reasoning_pb2.GenerateRequest(
+        messages=[pb.Message(role=pb.ROLE_USER, content=question)], sampling=pb.SamplingParams(temperature=0)
+    )
 
 
 async def describe(address: str) -> worker_pb2.DescribeWorkerResponse:

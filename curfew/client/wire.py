@@ -1,0 +1,150 @@
+"""Between the client's values and the messages of the contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TypeVar
+
+from curfew.client.values import (
+    Adjustment,
+    Budget,
+    Completion,
+    Delta,
+    Event,
+    FinishReason,
+    Message,
+    Mode,
+    Objective,
+    ObjectiveResult,
+    Options,
+    Phase,
+    Plan,
+    ReasoningEnd,
+    Role,
+    Sampling,
+    Timings,
+    Usage,
+)
+from curfew.rpc.durations import seconds
+from curfew.v1 import generation_pb2 as pb
+from curfew.v1 import reasoning_pb2
+
+Kind = TypeVar("Kind", bound=Enum)
+
+_OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "top_logprobs")
+
+
+def request(question: str | Sequence[Message], options: Options) -> reasoning_pb2.GenerateRequest:
+    """The message for a question with its options; `deadline_s` is left to each attempt."""
+    turns = [Message(Role.USER, question)] if isinstance(question, str) else list(question)
+    if system := options.get("system"):
+        turns.insert(0, Message(Role.SYSTEM, system))
+    message = reasoning_pb2.GenerateRequest(
+        messages=[pb.Message(role=turn.role.value, content=turn.content) for turn in turns],
+        sampling=_sampling(options.get("sampling", Sampling())),
+        labels=options.get("labels"),
+    )
+    if "mode" in options:
+        message.wishes.mode = options["mode"].value
+    if "max_reasoning_tokens" in options:
+        message.wishes.max_reasoning_tokens = options["max_reasoning_tokens"]
+    if "max_answer_tokens" in options:
+        message.wishes.max_answer_tokens = options["max_answer_tokens"]
+    return message
+
+
+def event(response: reasoning_pb2.GenerateResponse) -> Event | None:
+    """The event that a message holds; None for one of a newer server."""
+    match response.WhichOneof("event"):
+        case "plan":
+            return plan(response.plan)
+        case "delta":
+            delta = response.delta
+            return Delta(_known(Phase, delta.phase), delta.text, tuple(delta.token_ids), delta)
+        case "adjustment":
+            adjustment = response.adjustment
+            return Adjustment(_budget(adjustment.budget), adjustment.why, adjustment)
+        case "completion":
+            return _completion(response.completion)
+    return None
+
+
+def plan(message: reasoning_pb2.Plan) -> Plan:
+    """A plan."""
+    return Plan(
+        request_id=message.request_id,
+        policy_version=message.policy_version,
+        tenant=message.tenant,
+        rule=message.rule,
+        mode=Mode.THINK if message.mode == pb.MODE_THINK else Mode.NO_THINK,
+        budget=_budget(message.budget),
+        deadline_s=seconds(message.deadline) if message.HasField("deadline") else None,
+        target_share=message.target_share,
+        predicted_latency_s=seconds(message.predicted_latency),
+        promised_probability=message.promised_probability,
+        why=message.why,
+        worker=message.worker,
+        raw=message,
+    )
+
+
+def _completion(message: reasoning_pb2.Completion) -> Completion:
+    usage, timings = message.usage, message.timings
+    return Completion(
+        finish_reason=_known(FinishReason, message.finish_reason),
+        reasoning_end=_known(ReasoningEnd, message.reasoning_end),
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            cached_prompt_tokens=usage.cached_prompt_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            forced_tokens=usage.forced_tokens,
+            answer_tokens=usage.answer_tokens,
+        ),
+        timings=Timings(
+            queue_s=seconds(timings.queue),
+            prefill_s=seconds(timings.prefill),
+            first_token_s=seconds(timings.first_token),
+            first_answer_token_s=seconds(timings.first_answer_token),
+            total_s=seconds(timings.total),
+        ),
+        latency_s=seconds(message.latency),
+        objectives=tuple(
+            ObjectiveResult(
+                objective=_known(Objective, result.objective),
+                promised_s=seconds(result.promised),
+                actual_s=seconds(result.actual),
+                kept=result.kept,
+            )
+            for result in message.objectives
+        ),
+        reopened=message.reopened,
+        adjustments=message.adjustments,
+        raw=message,
+    )
+
+
+def _sampling(sampling: Sampling) -> pb.SamplingParams:
+    message = pb.SamplingParams(stop=sampling.stop)
+    for name in _OF_SAMPLING:
+        if (value := getattr(sampling, name)) is not None:
+            setattr(message, name, value)
+    return message
+
+
+def _budget(message: pb.Budget) -> Budget:
+    return Budget(
+        reasoning_tokens=message.reasoning_tokens,
+        grace_tokens=message.grace_tokens,
+        answer_tokens=message.answer_tokens,
+        reason_until_s=seconds(message.reason_until) if message.HasField("reason_until") else None,
+    )
+
+
+def _known(kind: type[Kind], number: int) -> Kind:
+    """The member of this number; what a newer server says beyond them is UNKNOWN."""
+    try:
+        return kind(number)
+    except ValueError:
+        return kind(0)
