@@ -311,7 +311,8 @@ class Engine:
         rows = [row for row, _ in ready]
         if rows != list(range(len(logits))):
             logits = logits[rows]
-        return choose(logits, [self._draw(sequence) for _, sequence in ready])
+        draws = [self._draw(sequence) for _, sequence in ready]
+        return choose(logits, draws, self._runner.network.sample)
 
     def _draw(self, sequence: Sequence) -> Draw:
         sampling, seen = sequence.sampling, None

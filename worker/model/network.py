@@ -146,6 +146,18 @@ class Network:
         """Normed hidden states [n, hidden] → logits [n, vocab] in fp32."""
         return self._head(hidden).float()
 
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        top_p: Tensor | None,
+        top_k: Tensor | None,
+        min_p: Tensor | None,
+        random: Tensor,
+    ) -> Tensor:
+        """Chooses a token from each row of logits: see `kernels.torch_ops.sampling`."""
+        return self._kernels.sample(logits, temperature, top_p, top_k, min_p, random)
+
     def _mamba(self, layer: MambaLayer, x: Tensor, layout: StepLayout, conv: Tensor, ssm: Tensor) -> Tensor:
         config, kernels, slots = self.config, self._kernels, layout.slots
         z, xbc, dt = layer.in_proj(x).split_with_sizes(self._projected, -1)
