@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from controller.policy import LivePolicy, Policy, parse_policy
 from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
+from controller.service.shadow import ShadowPolicy
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
 LOCAL = Addresses("127.0.0.1:0", "127.0.0.1:0")
@@ -72,8 +73,9 @@ class Answer:
 class Door:
     """A running controller, seen from outside."""
 
-    def __init__(self, addresses: Addresses) -> None:
+    def __init__(self, addresses: Addresses, shadow: ShadowPolicy | None = None) -> None:
         self.addresses = addresses
+        self.shadow = shadow
         # A transport that reads ahead as little as it may, so that a caller who does not read is felt.
         options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
         self._channel = grpc.aio.insecure_channel(addresses.listen, options=options)
@@ -167,7 +169,7 @@ async def controller(
         recorder=recorder,
         recorded_labels=recorded_labels,
     )
-    door = Door(await running.start(LOCAL))
+    door = Door(await running.start(LOCAL), running.shadow)
     try:
         if ready:
             await door.becomes(serving=True)
