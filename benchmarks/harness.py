@@ -36,9 +36,9 @@ def load(directory: Path) -> Model:
     return load_model(directory, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def make_engine(model: Model, **options: int) -> Engine:
-    """An engine as a worker has it, on the real clock. options: those of EngineOptions."""
-    return build_engine(model, EngineOptions(**options), time.monotonic)
+def make_engine(model: Model, *, compiled: Path | None = None, **options: int) -> Engine:
+    """An engine as a worker has it, on the real clock. The options are those of EngineOptions."""
+    return build_engine(model, EngineOptions(compiled=compiled, **options), time.monotonic)
 
 
 def sums(count: int, seed: int = 0) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from kernels import kernels_for
+from worker.engine.compiled import compiled_decode
 from worker.engine.engine import Engine, EngineSettings
 from worker.engine.graphs import DecodeGraphs, cuda_capture, ladder
 from worker.engine.runner import Runner
@@ -20,6 +22,8 @@ from worker.model.dummy import DummyTensors
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
+
+logger = logging.getLogger(__name__)
 
 # Of a GPU's free memory, what the pools leave: fragments, and libraries that allocate later.
 _GPU_SHARE = 0.9
@@ -56,6 +60,8 @@ class EngineOptions:
     """Prompt and output of one request. None: what the model allows, if as many fit."""
     least_step_s: float = 0.0
     """See `EngineSettings`."""
+    compiled: Path | None = None
+    """Directory of compiled decode steps: with it, one is used, and made where it is not there yet."""
 
 
 def load_model(
@@ -93,7 +99,8 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
     """Allocates the pools and makes an engine. clock: monotonic, in seconds.
 
     Raises ValueError when the memory does not hold the slots and one page for each, or not the longest
-    sequence that `options` asks for.
+    sequence that `options` asks for. With `compiled`, ValueError and OSError are also those of
+    `compiled_decode`.
     """
     config, network = model.config, model.network
 
@@ -131,8 +138,17 @@ def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float
     cache = pools(options.slots + options.checkpoints, pages)
     captured = network.device.type == "cuda" and network.skips_padding
     graphs = _decode_graphs(network, cache, settings) if captured else None
-    runner = Runner(network, cache, options.page_tokens, graphs)
+    compiled = None
+    if options.compiled is not None:
+        compiled = compiled_decode(network, cache, options.page_tokens, options.compiled, _tell_of_compiling)
+    runner = Runner(network, cache, options.page_tokens, graphs, compiled)
     return Engine(runner, model.chat, settings, clock)
+
+
+def _tell_of_compiling(package: Path) -> None:
+    logger.info(
+        "compiling the decode step, once for this model's shape: about half a minute; for %s", package
+    )
 
 
 def _decode_graphs(network: Network, cache: Pools, settings: EngineSettings) -> DecodeGraphs:

@@ -6,8 +6,9 @@ Every layer is one mixer: h = h + mixer(norm(h)). The tokens of all sequences of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from kernels import Kernels
 from kernels.layout import PrefillIndex, StepLayout
 from worker.model.config import LayerKind, ModelConfig
 from worker.model.linear import Linear, Projection, WeightFormat, projection
+from worker.model.parts import tensors_of, with_tensors
 from worker.model.pools import Pools
 
 
@@ -115,9 +117,26 @@ class Network:
         """Every tensor that it holds, each once."""
         yield from (self._embeddings, self._final_norm)
         for layer in self._layers:
-            yield from _tensors(layer)
+            yield from tensors_of(layer)
         if not self.config.tied_embeddings:
             yield self._head.weight
+
+    def parameters(self) -> list[Tensor]:
+        """The weights as `rebuilt` takes them, in an order that the model's shape decides."""
+        return list(tensors_of(self._parts))
+
+    def rebuilt(self, parameters: Iterable[Tensor], kernels: Kernels) -> Network:
+        """A network like this one over other weights and other kernels."""
+        network = copy(self)
+        network._kernels = kernels
+        network._embeddings, network._layers, network._final_norm, network._head = with_tensors(
+            self._parts, iter(parameters)
+        )
+        return network
+
+    @property
+    def _parts(self) -> tuple[Tensor, list[Layer], Tensor, Linear]:
+        return self._embeddings, self._layers, self._final_norm, self._head
 
     @property
     def skips_padding(self) -> bool:
@@ -215,15 +234,6 @@ class Network:
             parts.append(kernels.attention_prefill(q, k, v, k_pages, v_pages, layout.piece_pages, index))
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
         return layer.out_proj(y.flatten(1))
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """The tensors of a layer's weights."""
-    if isinstance(value, Tensor):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
 
 
 def _layer(

@@ -83,6 +83,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--plan-memory", action="store_true", help="only print how --device-memory would be divided")
     add("--device-memory", type=_size, metavar="SIZE", help="such as 22GiB")
     add("--threads", type=_positive, default=1, help="CPU threads of one step")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the decode step for this CPU: half a minute at the first start, and g++",
+    )
+    add("--compile-cache", type=Path, default=_cache(), metavar="DIR", help="where compiled steps are kept")
     add("--slots", type=_positive, default=default.slots, help="sequences that run together")
     add("--checkpoints", type=_count, default=default.checkpoints, help="states of shared prompts to keep")
     add("--cache-mib", type=_positive, help="memory for states and pages; if not given, what is free")
@@ -179,6 +185,7 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
         queue=options.queue,
         max_sequence_tokens=options.max_sequence_tokens,
         least_step_s=options.least_step_ms / 1000,
+        compiled=options.compile_cache if options.compile else None,
     )
 
 
@@ -215,6 +222,10 @@ async def _serve(
 def _cannot_start(why: Exception) -> int:
     print(f"curfew worker: {str(why).partition(chr(10))[0]}", file=sys.stderr)
     return 2
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "curfew"
 
 
 def _positive(text: str) -> int:
