@@ -13,12 +13,13 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.gpu.published import HYBRID_4B, HYBRID_9B, HYBRID_12B
 from kernels.triton_ops import tiles
 from tests.kernels.triton.calls import Shapes, calls
 from tests.kernels.triton.offline import SHARED_LIMIT, caught
+from worker.model.config import ModelConfig
 
-# (hidden size, Mamba heads, MLP width) of 9B-v2, 12B-v2 and 3-Nano-4B.
-MODELS = {"9B": (4480, 128, 15680), "12B": (5120, 128, 20480), "4B": (3136, 96, 12544)}
+MODELS = {"9B": HYBRID_9B, "12B": HYBRID_12B, "4B": HYBRID_4B}
 BATCHES = (1, 8, 32, 128)
 PROMPTS = (1, 1000, 8192)
 
@@ -28,11 +29,9 @@ def main() -> int:
     up to 1.
     """
     bad, seen = 0, set()
-    for (model, sizes), batch, prompt, arch in product(MODELS.items(), BATCHES, PROMPTS, (86, 90)):
-        hidden, heads, mlp = sizes
-        prefill, decode = (
-            Shapes(tokens=tokens, hidden=hidden, heads=heads, mlp=mlp) for tokens in (prompt, batch)
-        )
+    for (model, raw), batch, prompt, arch in product(MODELS.items(), BATCHES, PROMPTS, (86, 90)):
+        config = ModelConfig.parse(raw)
+        prefill, decode = (Shapes(tokens, config) for tokens in (prompt, batch))
         with patch.object(tiles, "hopper", return_value=arch == 90), caught() as launches:
             for call in calls(prefill, decode).values():
                 call()

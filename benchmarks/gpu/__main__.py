@@ -18,7 +18,8 @@ from benchmarks.gpu.correctness import Check, check_all
 from benchmarks.gpu.kernel_speed import Sizes, cases, measure
 from benchmarks.gpu.measure import Roofs, describe, release, roofs
 from benchmarks.gpu.model_speed import MeasuredModel, long_output, transformers_peer
-from benchmarks.gpu.shapes import HYBRID_9B, TINY, TRANSFORMER_8B, Inputs
+from benchmarks.gpu.published import HYBRID_9B, TRANSFORMER_8B
+from benchmarks.gpu.shapes import TINY, Inputs
 from kernels import Kernels, kernels_for
 from worker.model.config import ModelConfig
 

@@ -1,4 +1,4 @@
-"""The models that are measured, by their sizes, and inputs of their kernels."""
+"""Inputs of a model's kernels, and a tiny model."""
 
 from __future__ import annotations
 
@@ -13,30 +13,6 @@ from worker.model.config import ModelConfig
 
 PAGE_TOKENS = 32
 
-# NVIDIA Nemotron-Nano-9B-v2.
-HYBRID_9B: dict[str, object] = {
-    "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
-    "vocab_size": 131072,
-    "hidden_size": 4480,
-    "intermediate_size": 15680,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "mamba_num_heads": 128,
-    "mamba_head_dim": 80,
-    "ssm_state_size": 128,
-    "n_groups": 8,
-}
-# A transformer of Qwen3-8B's sizes. Its gated MLP of width 12288 has as many weights as this plain one of
-# 18432; the Mamba sizes are unused.
-TRANSFORMER_8B: dict[str, object] = {
-    **HYBRID_9B,
-    "hybrid_override_pattern": "*-" * 36,
-    "vocab_size": 151936,
-    "hidden_size": 4096,
-    "intermediate_size": 18432,
-    "num_attention_heads": 32,
-}
 # For checking the benchmark itself.
 TINY: dict[str, object] = {
     "hybrid_override_pattern": "M*-",

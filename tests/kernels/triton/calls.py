@@ -10,9 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.published import HYBRID_9B
 from kernels import triton_ops
 from kernels.layout import PrefillIndex, Segment, step_layout
+from worker.model.config import ModelConfig
 
+NINE_B = ModelConfig.parse(HYBRID_9B)
 BF16, FP32 = torch.bfloat16, torch.float32
 PAGE = 32
 
@@ -29,20 +32,31 @@ class Shapes:
     """
 
     tokens: int
-    hidden: int = 4480
-    heads: int = 128
-    width: int = 80
-    groups: int = 8
-    size: int = 128
-    mlp: int = 15680
+    config: ModelConfig = NINE_B
+
+    @property
+    def hidden(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def heads(self) -> int:
+        return self.config.mamba_heads
+
+    @property
+    def groups(self) -> int:
+        return self.config.groups
+
+    @property
+    def mlp(self) -> int:
+        return self.config.mlp_size
 
     @property
     def inner(self) -> int:
-        return self.heads * self.width
+        return self.config.inner_size
 
     @property
     def channels(self) -> int:
-        return self.inner + 2 * self.groups * self.size
+        return self.config.conv_size
 
     def projected(self) -> tuple[Tensor, Tensor, Tensor]:
         parts = [self.inner, self.channels, self.heads]
@@ -50,16 +64,17 @@ class Shapes:
         return z, xbc, dt
 
     def scan(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        bc = self.groups * self.size
+        bc = self.groups * self.config.state_size
         x, b, c = empty(self.tokens, self.channels).split([self.inner, bc, bc], dim=-1)
         dt = empty(self.tokens, self.heads, dtype=FP32)
         per_head = empty(self.heads, dtype=FP32)
-        grouped = (self.groups, self.size)
-        x = x.unflatten(-1, (self.heads, self.width))
+        grouped = (self.groups, self.config.state_size)
+        x = x.unflatten(-1, (self.heads, self.config.mamba_head_dim))
         return x, dt, per_head, b.unflatten(-1, grouped), c.unflatten(-1, grouped), per_head
 
     def states(self, dtype: torch.dtype = FP32) -> Tensor:
-        return empty(9, self.heads, self.width, self.size, dtype=dtype)
+        config = self.config
+        return empty(9, self.heads, config.mamba_head_dim, config.state_size, dtype=dtype)
 
     def heads_of_attention(self) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = empty(self.tokens, 56, 128).split([40, 8, 8], dim=1)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.gpu.published import HYBRID_4B, HYBRID_9B, HYBRID_12B
 from kernels import kernels_for
 from worker.engine.build import EngineOptions
 from worker.engine.memory import parse_bytes, plan_memory, sequences_that_fit, weight_bytes
@@ -17,31 +18,6 @@ from worker.model.linear import WeightFormat
 from worker.model.network import Network
 
 GIB = 2**30
-NINE_B = {
-    "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
-    "vocab_size": 131072,
-    "hidden_size": 4480,
-    "intermediate_size": 15680,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "mamba_num_heads": 128,
-    "mamba_head_dim": 80,
-    "ssm_state_size": 128,
-    "n_groups": 8,
-}
-FOUR_B = NINE_B | {
-    # The published counts of each kind of layer; their order changes no size.
-    "hybrid_override_pattern": "M" * 21 + "-" * 17 + "*" * 4,
-    "hidden_size": 3136,
-    "intermediate_size": 12544,
-    "mamba_num_heads": 96,
-}
-TWELVE_B = NINE_B | {
-    "hybrid_override_pattern": "M" * 28 + "-" * 28 + "*" * 6,
-    "hidden_size": 5120,
-    "intermediate_size": 20480,
-}
 ONE_LONG = EngineOptions(slots=1, checkpoints=0, max_sequence_tokens=131072)
 A10G = int(22.06 * GIB)
 DTYPES = (torch.bfloat16, torch.float32, torch.int8, torch.float8_e4m3fn)
@@ -54,14 +30,14 @@ def network(raw: dict[str, object], weights: WeightFormat) -> Network:
     return Network(ModelConfig.parse(raw), tensors, kernels, dtype=torch.bfloat16, weights=weights)
 
 
-@pytest.mark.parametrize(("raw", "parameters"), [(NINE_B, 8_888_227_328), (FOUR_B, 3_973_556_832)])
+@pytest.mark.parametrize(("raw", "parameters"), [(HYBRID_9B, 8_888_227_328), (HYBRID_4B, 3_973_556_832)])
 def test_parameters_are_as_many_as_published(raw: dict[str, object], parameters: int) -> None:
     assert sum(tensor.numel() for tensor in network(raw, WeightFormat.FULL).tensors()) == parameters
 
 
 def test_9b_with_128k_of_context_fits_an_a10g_and_12b_does_not() -> None:
     """The published reason for its size: 19.66 GiB of an A10G are left for weights and one long sequence."""
-    plan = plan_memory(ModelConfig.parse(NINE_B), A10G, ONE_LONG)
+    plan = plan_memory(ModelConfig.parse(HYBRID_9B), A10G, ONE_LONG)
     assert plan.usable / GIB == pytest.approx(19.66, abs=0.01)
     assert plan.weights / GIB == pytest.approx(16.56, abs=0.01)
     assert plan.page / plan.page_tokens == 16_384
@@ -69,11 +45,11 @@ def test_9b_with_128k_of_context_fits_an_a10g_and_12b_does_not() -> None:
     assert plan.kv_tokens == 131_072
     assert plan.free > 0
     with pytest.raises(ValueError, match=r"need .* GiB"):
-        plan_memory(ModelConfig.parse(TWELVE_B), A10G, ONE_LONG)
+        plan_memory(ModelConfig.parse(HYBRID_12B), A10G, ONE_LONG)
 
 
 def test_bf16_states_take_half() -> None:
-    config = ModelConfig.parse(NINE_B)
+    config = ModelConfig.parse(HYBRID_9B)
     single, half = (
         plan_memory(config, A10G, ONE_LONG, ssm_dtype=dtype).slot for dtype in (torch.float32, torch.bfloat16)
     )
@@ -84,7 +60,7 @@ def test_bf16_states_take_half() -> None:
 def test_quantised_weights_take_half_of_all_but_embeddings_and_head(weights: WeightFormat) -> None:
     full, quantised = (
         {dtype: sum(t.numel() for t in found.tensors() if t.dtype == dtype) for dtype in DTYPES}
-        for found in (network(NINE_B, WeightFormat.FULL), network(NINE_B, weights))
+        for found in (network(HYBRID_9B, WeightFormat.FULL), network(HYBRID_9B, weights))
     )
     one_byte = quantised[torch.int8] + quantised[torch.float8_e4m3fn]
     assert full[torch.bfloat16] == quantised[torch.bfloat16] + one_byte
@@ -93,8 +69,8 @@ def test_quantised_weights_take_half_of_all_but_embeddings_and_head(weights: Wei
     # One scale for each output of a projection.
     outputs = 27 * (22656 + 4480) + 25 * (15680 + 4480) + 4 * (7168 + 4480)
     assert quantised[torch.float32] == full[torch.float32] + outputs
-    saved = weight_bytes(ModelConfig.parse(NINE_B), torch.bfloat16) - weight_bytes(
-        ModelConfig.parse(NINE_B), torch.bfloat16, weights
+    saved = weight_bytes(ModelConfig.parse(HYBRID_9B), torch.bfloat16) - weight_bytes(
+        ModelConfig.parse(HYBRID_9B), torch.bfloat16, weights
     )
     assert saved == one_byte - 4 * outputs
 
@@ -102,7 +78,7 @@ def test_quantised_weights_take_half_of_all_but_embeddings_and_head(weights: Wei
 @pytest.mark.parametrize("weights", list(WeightFormat))
 @pytest.mark.parametrize("tokens", [2048, 131072])
 def test_as_many_sequences_are_said_to_fit_as_a_plan_holds(weights: WeightFormat, tokens: int) -> None:
-    config, options = ModelConfig.parse(NINE_B), EngineOptions(checkpoints=0, max_sequence_tokens=tokens)
+    config, options = ModelConfig.parse(HYBRID_9B), EngineOptions(checkpoints=0, max_sequence_tokens=tokens)
     most = sequences_that_fit(config, A10G, options, weights=weights)
     assert most >= 1
     assert plan_memory(config, A10G, replace(options, slots=most), weights=weights).kv_tokens >= most * tokens
@@ -114,7 +90,7 @@ def test_as_many_sequences_are_said_to_fit_as_a_plan_holds(weights: WeightFormat
 
 
 def test_int8_makes_room_for_three_times_as_many_sequences_on_an_a10g() -> None:
-    config, options = ModelConfig.parse(NINE_B), EngineOptions(checkpoints=0, max_sequence_tokens=8192)
+    config, options = ModelConfig.parse(HYBRID_9B), EngineOptions(checkpoints=0, max_sequence_tokens=8192)
     full, int8 = (
         sequences_that_fit(config, A10G, options, weights=weights)
         for weights in (WeightFormat.FULL, WeightFormat.INT8)
@@ -123,13 +99,13 @@ def test_int8_makes_room_for_three_times_as_many_sequences_on_an_a10g() -> None:
 
 
 def test_nothing_fits_a_device_that_is_too_small() -> None:
-    assert sequences_that_fit(ModelConfig.parse(NINE_B), 8 * GIB, ONE_LONG, weights=WeightFormat.INT8) == 0
+    assert sequences_that_fit(ModelConfig.parse(HYBRID_9B), 8 * GIB, ONE_LONG, weights=WeightFormat.INT8) == 0
 
 
 @pytest.mark.parametrize("gib", [19, 22, 24, 40, 80, 141])
 @pytest.mark.parametrize("slots", [1, 4, 16])
 def test_a_plan_adds_up_and_gives_all_that_is_of_use(gib: int, slots: int) -> None:
-    config, options = ModelConfig.parse(NINE_B), EngineOptions(slots=slots, checkpoints=0)
+    config, options = ModelConfig.parse(HYBRID_9B), EngineOptions(slots=slots, checkpoints=0)
     least = plan_memory(config, 1000 * GIB, options)
     try:
         plan = plan_memory(config, gib * GIB, options)

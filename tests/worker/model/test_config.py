@@ -7,44 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.published import HYBRID_9B
 from worker.model.config import LayerKind, ModelConfig, UnsupportedModelError
-
-# NVIDIA-Nemotron-Nano-9B-v2, as published: an old spelling, with a bare Infinity.
-NANO_9B = {
-    "model_type": "nemotron_h",
-    "vocab_size": 131072,
-    "hidden_size": 4480,
-    "hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
-    "num_hidden_layers": 56,
-    "intermediate_size": 15680,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "mamba_num_heads": 128,
-    "mamba_head_dim": 80,
-    "ssm_state_size": 128,
-    "n_groups": 8,
-    "conv_kernel": 4,
-    "chunk_size": 128,
-    "expand": 2,
-    "use_bias": False,
-    "use_conv_bias": True,
-    "mlp_bias": False,
-    "attention_bias": False,
-    "mamba_hidden_act": "silu",
-    "mlp_hidden_act": "relu2",
-    "time_step_limit": [0.0, math.inf],
-    "layer_norm_epsilon": 1e-5,
-    "residual_in_fp32": False,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 131072,
-    "eos_token_id": 12,
-}
 
 
 def test_nano_9b() -> None:
-    config = ModelConfig.parse(NANO_9B)
+    config = ModelConfig.parse(HYBRID_9B)
     assert [config.count(kind) for kind in (LayerKind.MAMBA, LayerKind.MLP, LayerKind.ATTENTION)] == [
         27,
         25,
@@ -88,8 +56,8 @@ def test_two_spellings_of_one_thing(old: dict[str, object], new: dict[str, objec
         "head_dim", "layer_norm_epsilon", "time_step_limit",
     }  # fmt: skip
     # Keys that a spelling replaces are left out, so that the other one has to be read.
-    base = {key: value for key, value in NANO_9B.items() if key not in names}
-    full = {key: value for key, value in NANO_9B.items() if key in names}
+    base = {key: value for key, value in HYBRID_9B.items() if key not in names}
+    full = {key: value for key, value in HYBRID_9B.items() if key in names}
 
     def read(spelling: dict[str, object]) -> ModelConfig:
         replaced = {key for pair in (old, new) for key in pair}
@@ -141,7 +109,7 @@ def test_two_spellings_of_one_thing(old: dict[str, object], new: dict[str, objec
 )
 def test_what_is_not_supported_is_refused_by_key_and_value(change: dict[str, object], message: str) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        ModelConfig.parse(NANO_9B | change)
+        ModelConfig.parse(HYBRID_9B | change)
     assert str(caught.value) == message
 
 

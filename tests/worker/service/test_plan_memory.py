@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.engine.test_memory import NINE_B
+from benchmarks.gpu.published import HYBRID_9B
 from worker.service.command import main
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> str:
     """A model of which there is only the config."""
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nemotron_h"} | NINE_B))
+    (tmp_path / "config.json").write_text(json.dumps(HYBRID_9B))
     return str(tmp_path)
 
 
