@@ -133,10 +133,11 @@ class Job:
         self.computed = 0
 
     def strike(self, step: int) -> None:
-        """Its time is up with the token of this step."""
-        self._strike = self.tokens(step)
-        self._set_cut()
-        self._set_due(step)
+        """Its time is up with the token of this step; once its budget is, that makes no difference."""
+        if self.tokens(step) < self.budget_tokens:
+            self._strike = self.tokens(step)
+            self._set_cut()
+            self._set_due(step)
 
     def adjust(self, budget_tokens: int | None, reason_until_s: float | None, step: int) -> None:
         """Changes the limits of a reasoning under way, as the worker's BudgetMachine does."""
