@@ -144,6 +144,8 @@ class _ReasoningEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reasonin
     """It went in circles."""
     REASONING_END_CANCELLED: _ReasoningEnd.ValueType  # 6
     """The generation was cancelled while the model reasoned."""
+    REASONING_END_STABLE: _ReasoningEnd.ValueType  # 7
+    """The answer had not changed over the last probes."""
 
 class ReasoningEnd(_ReasoningEnd, metaclass=_ReasoningEndEnumTypeWrapper):
     """Why reasoning ended."""
@@ -162,6 +164,8 @@ REASONING_END_LOOP: ReasoningEnd.ValueType  # 5
 """It went in circles."""
 REASONING_END_CANCELLED: ReasoningEnd.ValueType  # 6
 """The generation was cancelled while the model reasoned."""
+REASONING_END_STABLE: ReasoningEnd.ValueType  # 7
+"""The answer had not changed over the last probes."""
 Global___ReasoningEnd: _TypeAlias = ReasoningEnd  # noqa: Y015
 
 @_typing.final
@@ -423,6 +427,7 @@ class TokenUsage(_message.Message):
     FORCED_TOKENS_FIELD_NUMBER: _builtins.int
     ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROBE_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt, chat format included."""
     output_tokens: _builtins.int
@@ -435,6 +440,8 @@ class TokenUsage(_message.Message):
     """Of these, sampled after the close."""
     cached_prompt_tokens: _builtins.int
     """Of the prompt's tokens, found computed already."""
+    probe_tokens: _builtins.int
+    """Beside the output: tokens that answer probes were fed as closing text, and sampled."""
     def __init__(
         self,
         *,
@@ -444,10 +451,11 @@ class TokenUsage(_message.Message):
         forced_tokens: _builtins.int = ...,
         answer_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
+        probe_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "forced_tokens", b"forced_tokens", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "forced_tokens", b"forced_tokens", "output_tokens", b"output_tokens", "probe_tokens", b"probe_tokens", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

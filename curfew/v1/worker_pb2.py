@@ -26,7 +26,7 @@ from curfew.v1 import generation_pb2 as curfew_dot_v1_dot_generation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63urfew/v1/worker.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfe\x02\n\x1cWorkerServiceGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.curfew.v1.Message\x12\x1d\n\x04mode\x18\x03 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63losing_text\x18\x08 \x01(\t\x12#\n\x06resume\x18\t \x03(\x0b\x32\x13.curfew.v1.TokenRun\x12\x0f\n\x07samples\x18\n \x01(\r\x12*\n\x06strike\x18\x0b \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrike\">\n\x08TokenRun\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x90\x02\n\x1dWorkerServiceGenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.curfew.v1.GenerationStartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\ncompletion\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.WorkerCompletionH\x00\x12#\n\x04load\x18\x04 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x0e\n\x06sample\x18\x05 \x01(\r\x12*\n\x06strike\x18\x06 \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrikeB\x07\n\x05\x65vent\"T\n\x0fReasoningStrike\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12\x18\n\x10reasoning_tokens\x18\x02 \x01(\r\"b\n\x11GenerationStarted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcf\x01\n\x10WorkerCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12\x10\n\x08reopened\x18\x05 \x01(\x08\"\x8e\x01\n\x13\x41\x64justBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x10reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12/\n\x0creason_until\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_reasoning_tokens\"O\n\x14\x41\x64justBudgetResponse\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x1d\n\x15used_reasoning_tokens\x18\x02 \x01(\r\"\x17\n\x15\x44\x65scribeWorkerRequest\"\xe5\x01\n\x16\x44\x65scribeWorkerResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.curfew.v1.WorkerLimits\x12%\n\x05speed\x18\x06 \x01(\x0b\x32\x16.curfew.v1.WorkerSpeed\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x17\n\x0f\x62ytes_per_token\x18\x08 \x01(\x01\"m\n\x0cWorkerLimits\x12\x1b\n\x13max_sequence_tokens\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\r\n\x05pages\x18\x03 \x01(\r\x12\x13\n\x0bpage_tokens\x18\x04 \x01(\r\x12\r\n\x05queue\x18\x05 \x01(\r\"S\n\x0bWorkerSpeed\x12&\n\x06\x64\x65\x63ode\x18\x01 \x03(\x0b\x32\x16.curfew.v1.DecodeSpeed\x12\x1c\n\x14prefill_tokens_per_s\x18\x02 \x01(\x01\"J\n\x0b\x44\x65\x63odeSpeed\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb5\x01\n\nWorkerLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\x03 \x01(\x04\x12\x12\n\nfree_slots\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01\x32\x98\x02\n\rWorkerService\x12_\n\x08Generate\x12\'.curfew.v1.WorkerServiceGenerateRequest\x1a(.curfew.v1.WorkerServiceGenerateResponse0\x01\x12O\n\x0c\x41\x64justBudget\x12\x1e.curfew.v1.AdjustBudgetRequest\x1a\x1f.curfew.v1.AdjustBudgetResponse\x12U\n\x0e\x44\x65scribeWorker\x12 .curfew.v1.DescribeWorkerRequest\x1a!.curfew.v1.DescribeWorkerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63urfew/v1/worker.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x03\n\x1cWorkerServiceGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.curfew.v1.Message\x12\x1d\n\x04mode\x18\x03 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63losing_text\x18\x08 \x01(\t\x12#\n\x06resume\x18\t \x03(\x0b\x32\x13.curfew.v1.TokenRun\x12\x0f\n\x07samples\x18\n \x01(\r\x12*\n\x06strike\x18\x0b \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrike\x12%\n\x18reserve_reasoning_tokens\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x05probe\x18\r \x01(\x0b\x32\x14.curfew.v1.ProbeRuleB\x1b\n\x19_reserve_reasoning_tokens\"z\n\tProbeRule\x12\x1e\n\x16\x66irst_reasoning_tokens\x18\x01 \x01(\r\x12\x1e\n\x16\x65very_reasoning_tokens\x18\x02 \x01(\r\x12\x16\n\x0estable_answers\x18\x03 \x01(\r\x12\x15\n\ranswer_tokens\x18\x04 \x01(\r\">\n\x08TokenRun\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x90\x02\n\x1dWorkerServiceGenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.curfew.v1.GenerationStartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\ncompletion\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.WorkerCompletionH\x00\x12#\n\x04load\x18\x04 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x0e\n\x06sample\x18\x05 \x01(\r\x12*\n\x06strike\x18\x06 \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrikeB\x07\n\x05\x65vent\"T\n\x0fReasoningStrike\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12\x18\n\x10reasoning_tokens\x18\x02 \x01(\r\"b\n\x11GenerationStarted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf7\x01\n\x10WorkerCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12\x10\n\x08reopened\x18\x05 \x01(\x08\x12\x0e\n\x06probes\x18\x06 \x01(\r\x12\x16\n\x0eskipped_probes\x18\x07 \x01(\r\"\x8e\x01\n\x13\x41\x64justBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x10reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12/\n\x0creason_until\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_reasoning_tokens\"O\n\x14\x41\x64justBudgetResponse\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x1d\n\x15used_reasoning_tokens\x18\x02 \x01(\r\"\x17\n\x15\x44\x65scribeWorkerRequest\"\xe5\x01\n\x16\x44\x65scribeWorkerResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.curfew.v1.WorkerLimits\x12%\n\x05speed\x18\x06 \x01(\x0b\x32\x16.curfew.v1.WorkerSpeed\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x17\n\x0f\x62ytes_per_token\x18\x08 \x01(\x01\"m\n\x0cWorkerLimits\x12\x1b\n\x13max_sequence_tokens\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\r\n\x05pages\x18\x03 \x01(\r\x12\x13\n\x0bpage_tokens\x18\x04 \x01(\r\x12\r\n\x05queue\x18\x05 \x01(\r\"S\n\x0bWorkerSpeed\x12&\n\x06\x64\x65\x63ode\x18\x01 \x03(\x0b\x32\x16.curfew.v1.DecodeSpeed\x12\x1c\n\x14prefill_tokens_per_s\x18\x02 \x01(\x01\"J\n\x0b\x44\x65\x63odeSpeed\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb5\x01\n\nWorkerLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\x03 \x01(\x04\x12\x12\n\nfree_slots\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01\x32\x98\x02\n\rWorkerService\x12_\n\x08Generate\x12\'.curfew.v1.WorkerServiceGenerateRequest\x1a(.curfew.v1.WorkerServiceGenerateResponse0\x01\x12O\n\x0c\x41\x64justBudget\x12\x1e.curfew.v1.AdjustBudgetRequest\x1a\x1f.curfew.v1.AdjustBudgetResponse\x12U\n\x0e\x44\x65scribeWorker\x12 .curfew.v1.DescribeWorkerRequest\x1a!.curfew.v1.DescribeWorkerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,33 +34,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.worker_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_start=98
-  _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_end=480
-  _globals['_TOKENRUN']._serialized_start=482
-  _globals['_TOKENRUN']._serialized_end=544
-  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_start=547
-  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=819
-  _globals['_REASONINGSTRIKE']._serialized_start=821
-  _globals['_REASONINGSTRIKE']._serialized_end=905
-  _globals['_GENERATIONSTARTED']._serialized_start=907
-  _globals['_GENERATIONSTARTED']._serialized_end=1005
-  _globals['_WORKERCOMPLETION']._serialized_start=1008
-  _globals['_WORKERCOMPLETION']._serialized_end=1215
-  _globals['_ADJUSTBUDGETREQUEST']._serialized_start=1218
-  _globals['_ADJUSTBUDGETREQUEST']._serialized_end=1360
-  _globals['_ADJUSTBUDGETRESPONSE']._serialized_start=1362
-  _globals['_ADJUSTBUDGETRESPONSE']._serialized_end=1441
-  _globals['_DESCRIBEWORKERREQUEST']._serialized_start=1443
-  _globals['_DESCRIBEWORKERREQUEST']._serialized_end=1466
-  _globals['_DESCRIBEWORKERRESPONSE']._serialized_start=1469
-  _globals['_DESCRIBEWORKERRESPONSE']._serialized_end=1698
-  _globals['_WORKERLIMITS']._serialized_start=1700
-  _globals['_WORKERLIMITS']._serialized_end=1809
-  _globals['_WORKERSPEED']._serialized_start=1811
-  _globals['_WORKERSPEED']._serialized_end=1894
-  _globals['_DECODESPEED']._serialized_start=1896
-  _globals['_DECODESPEED']._serialized_end=1970
-  _globals['_WORKERLOAD']._serialized_start=1973
-  _globals['_WORKERLOAD']._serialized_end=2154
-  _globals['_WORKERSERVICE']._serialized_start=2157
-  _globals['_WORKERSERVICE']._serialized_end=2437
+  _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_end=585
+  _globals['_PROBERULE']._serialized_start=587
+  _globals['_PROBERULE']._serialized_end=709
+  _globals['_TOKENRUN']._serialized_start=711
+  _globals['_TOKENRUN']._serialized_end=773
+  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_start=776
+  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=1048
+  _globals['_REASONINGSTRIKE']._serialized_start=1050
+  _globals['_REASONINGSTRIKE']._serialized_end=1134
+  _globals['_GENERATIONSTARTED']._serialized_start=1136
+  _globals['_GENERATIONSTARTED']._serialized_end=1234
+  _globals['_WORKERCOMPLETION']._serialized_start=1237
+  _globals['_WORKERCOMPLETION']._serialized_end=1484
+  _globals['_ADJUSTBUDGETREQUEST']._serialized_start=1487
+  _globals['_ADJUSTBUDGETREQUEST']._serialized_end=1629
+  _globals['_ADJUSTBUDGETRESPONSE']._serialized_start=1631
+  _globals['_ADJUSTBUDGETRESPONSE']._serialized_end=1710
+  _globals['_DESCRIBEWORKERREQUEST']._serialized_start=1712
+  _globals['_DESCRIBEWORKERREQUEST']._serialized_end=1735
+  _globals['_DESCRIBEWORKERRESPONSE']._serialized_start=1738
+  _globals['_DESCRIBEWORKERRESPONSE']._serialized_end=1967
+  _globals['_WORKERLIMITS']._serialized_start=1969
+  _globals['_WORKERLIMITS']._serialized_end=2078
+  _globals['_WORKERSPEED']._serialized_start=2080
+  _globals['_WORKERSPEED']._serialized_end=2163
+  _globals['_DECODESPEED']._serialized_start=2165
+  _globals['_DECODESPEED']._serialized_end=2239
+  _globals['_WORKERLOAD']._serialized_start=2242
+  _globals['_WORKERLOAD']._serialized_end=2423
+  _globals['_WORKERSERVICE']._serialized_start=2426
+  _globals['_WORKERSERVICE']._serialized_end=2706
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,8 @@ class WorkerServiceGenerateRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     STRIKE_FIELD_NUMBER: _builtins.int
+    RESERVE_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among this worker's running requests. At most 128 characters."""
     mode: _generation_pb2.Mode.ValueType
@@ -50,6 +52,10 @@ class WorkerServiceGenerateRequest(_message.Message):
     samples: _builtins.int
     """How many outputs to generate from the one prompt; output i is seeded with seed + i. Range 0 to 16. Default, and 0: 1.
     Only 1 together with `resume`.
+    """
+    reserve_reasoning_tokens: _builtins.int
+    """Reasoning tokens up to which AdjustBudget may raise the budget: room is reserved for so many from the beginning, and
+    nothing else changes. At least `budget.reasoning_tokens`, and 0 where that is 0. Default: that.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Message]:
@@ -77,6 +83,12 @@ class WorkerServiceGenerateRequest(_message.Message):
     def strike(self) -> Global___ReasoningStrike:
         """What came as `strike` with the last delta received elsewhere. Only together with `resume`."""
 
+    @_builtins.property
+    def probe(self) -> Global___ProbeRule:
+        """Ends reasoning early once its answer is stable. Without effect where there is no reasoning; only for one sample.
+        Default: off.
+        """
+
     def __init__(
         self,
         *,
@@ -91,14 +103,59 @@ class WorkerServiceGenerateRequest(_message.Message):
         resume: _abc.Iterable[Global___TokenRun] | None = ...,
         samples: _builtins.int = ...,
         strike: Global___ReasoningStrike | None = ...,
+        reserve_reasoning_tokens: _builtins.int | None = ...,
+        probe: Global___ProbeRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "deadline", b"deadline", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "budget", b"budget", "deadline", b"deadline", "probe", b"probe", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "request_id", b"request_id", "resume", b"resume", "samples", b"samples", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "probe", b"probe", "request_id", b"request_id", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "resume", b"resume", "samples", b"samples", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reserve_reasoning_tokens: _TypeAlias = _typing.Literal["reserve_reasoning_tokens"]  # noqa: Y015
+    _WhichOneofArgType__reserve_reasoning_tokens: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserve_reasoning_tokens) -> _WhichOneofReturnType__reserve_reasoning_tokens | None: ...
+
+Global___WorkerServiceGenerateRequest: _TypeAlias = WorkerServiceGenerateRequest  # noqa: Y015
+
+@_typing.final
+class ProbeRule(_message.Message):
+    """Looks at what the answer would be while the model reasons: at each checkpoint a copy of the sequence is told to answer
+    now, greedily, beside the original, which is not delayed for it and goes on unchanged. A checkpoint is passed over
+    when there is no free slot or page for the copy, or someone waits for one, or the copy before it still answers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    EVERY_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    STABLE_ANSWERS_FIELD_NUMBER: _builtins.int
+    ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
+    first_reasoning_tokens: _builtins.int
+    """Reasoning tokens at the first checkpoint. At least 1. A checkpoint waits for the end of a line or sentence, for 16
+    tokens or half of `every_reasoning_tokens` at most, whichever is less.
+    """
+    every_reasoning_tokens: _builtins.int
+    """Reasoning tokens from one checkpoint to the next. At least 1."""
+    stable_answers: _builtins.int
+    """So many equal answers in a row, white space aside, end the reasoning like its budget would. At least 2."""
+    answer_tokens: _builtins.int
+    """Tokens of an answer after which a copy is stopped; what it wrote by then is compared. At least 1. More than
+    `budget.answer_tokens` counts as that.
+    """
+    def __init__(
+        self,
+        *,
+        first_reasoning_tokens: _builtins.int = ...,
+        every_reasoning_tokens: _builtins.int = ...,
+        stable_answers: _builtins.int = ...,
+        answer_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "every_reasoning_tokens", b"every_reasoning_tokens", "first_reasoning_tokens", b"first_reasoning_tokens", "stable_answers", b"stable_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___WorkerServiceGenerateRequest: _TypeAlias = WorkerServiceGenerateRequest  # noqa: Y015
+Global___ProbeRule: _TypeAlias = ProbeRule  # noqa: Y015
 
 @_typing.final
 class TokenRun(_message.Message):
@@ -191,7 +248,7 @@ class ReasoningStrike(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     reason: _generation_pb2.ReasoningEnd.ValueType
-    """BUDGET, DEADLINE, LOOP, or NATURAL for an end of text without an answer."""
+    """BUDGET, DEADLINE, LOOP, STABLE, or NATURAL for an end of text without an answer."""
     reasoning_tokens: _builtins.int
     """Reasoning tokens used when it struck."""
     def __init__(
@@ -251,12 +308,18 @@ class WorkerCompletion(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    SKIPPED_PROBES_FIELD_NUMBER: _builtins.int
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why the generation ended."""
     reasoning_end: _generation_pb2.ReasoningEnd.ValueType
     """Why reasoning ended."""
     reopened: _builtins.bool
     """The model tried to reopen its reasoning inside the answer."""
+    probes: _builtins.int
+    """Answer probes begun. Their tokens are `usage.probe_tokens`."""
+    skipped_probes: _builtins.int
+    """Checkpoints passed over for want of room, or because the probe before still answered."""
     @_builtins.property
     def usage(self) -> _generation_pb2.TokenUsage:
         """Exact counts."""
@@ -273,10 +336,12 @@ class WorkerCompletion(_message.Message):
         usage: _generation_pb2.TokenUsage | None = ...,
         timings: _generation_pb2.Timings | None = ...,
         reopened: _builtins.bool = ...,
+        probes: _builtins.int = ...,
+        skipped_probes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "probes", b"probes", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "skipped_probes", b"skipped_probes", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,7 +359,7 @@ class AdjustBudgetRequest(_message.Message):
     request_id: _builtins.str
     """The running request."""
     reasoning_tokens: _builtins.int
-    """New limit of reasoning tokens, counted from the request's beginning."""
+    """New limit of reasoning tokens, counted from the request's beginning. At most `reserve_reasoning_tokens` count."""
     @_builtins.property
     def reason_until(self) -> _duration_pb2.Duration:
         """New end of reasoning, as a duration from receipt of this call."""

@@ -169,11 +169,31 @@ class BudgetMachine:
             force = self._end_if_due()
         return self._observation(None, force)
 
+    def settle(self) -> Observation:
+        """Ends a reasoning whose answer is known to be stable, as if its budget were used up."""
+        self._require_running()
+        force: tuple[int, ...] = ()
+        if self.phase is Phase.REASONING and self.strike is None:
+            self.strike = Strike(ReasoningEnd.STABLE, self.reasoning_tokens)
+            force = self._end_if_due()
+        return self._observation(None, force)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the reasoning stands where it may be cut: after a line or a sentence."""
+        return at_boundary(self._tail) and not self._text.mid_character
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """Tokens that end the reasoning if it ends here."""
+        under_way, closing = self._close_under_way(), self._format.closing
+        return closing.rest(under_way) if under_way else closing.end(self._tail)
+
     def adjust(self, reasoning_tokens: int | None = None, reason_until_s: float | None = None) -> Limits:
         """Changes limits of a reasoning under way; returns those really in force. None leaves one as it is.
 
         `reasoning_tokens` is bounded from below by one more than are used, so that the next token is the last
-        before the grace, and from above by what `max_output_tokens` covers. `math.inf` lifts
+        before the grace, and from above by what `max_output_tokens` and the reserve cover. `math.inf` lifts
         `reason_until_s`. Extending the limit that has struck takes the strike back; nothing else moves a
         grace that has begun. Raises ValueError for a negative budget or a time that is no number.
         """
@@ -184,9 +204,15 @@ class BudgetMachine:
         used, old, new = self.reasoning_tokens, self.limits, self.limits
         if reasoning_tokens is not None:
             spare = old.max_output_tokens - old.required_output_tokens(self._format.closing.longest)
-            budget = min(reasoning_tokens, old.reasoning_tokens + spare)
+            budget = min(reasoning_tokens, old.reasoning_tokens + spare + old.reserve_tokens)
             if used < max(old.reasoning_tokens, budget):
-                new = replace(new, reasoning_tokens=max(budget, used + 1))
+                drawn = max(0, budget - old.reasoning_tokens - spare)
+                new = replace(
+                    new,
+                    reasoning_tokens=max(budget, used + 1),
+                    max_output_tokens=old.max_output_tokens + drawn,
+                    reserve_tokens=old.reserve_tokens - drawn,
+                )
         if reason_until_s is not None:
             new = replace(new, reason_until_s=reason_until_s)
         if self.strike is not None and (
@@ -251,16 +277,14 @@ class BudgetMachine:
         if strike is None:
             return ()
         last = min(strike.reasoning_tokens, limits.reasoning_tokens) + limits.grace_tokens
-        under_way = self._close_under_way()
         if not (
             self.reasoning_tokens >= last
             or strike.reason in (ReasoningEnd.LOOP, ReasoningEnd.NATURAL)
-            or under_way
-            or (at_boundary(self._tail) and not self._text.mid_character)
+            or self._close_under_way()
+            or self.at_boundary
         ):
             return ()
-        closing = self._format.closing
-        force = closing.rest(under_way) if under_way else closing.end(self._tail)
+        force = self.closing
         self._force(force)
         self._leave_reasoning(strike.reason)
         return force

@@ -6,6 +6,7 @@ ends with Finished for every sample, or with one Failed, or with `cancel` and no
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,15 +17,21 @@ from torch import Tensor
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.cache import PagePool, SlotPool
 from worker.engine.events import Event, Failed, FailureKind, Finished, Load, Output, Piece, Started, Timings
-from worker.engine.generation import Ban, FinishReason, Limits, Observation, Phase, TokenRun
+from worker.engine.generation import Ban, FinishReason, Limits, Observation, Phase
 from worker.engine.meter import Meter
 from worker.engine.prefix import PrefixCache
+from worker.engine.probes import ProbeLog
 from worker.engine.runner import Runner
-from worker.engine.sampling import Choice, Draw, Sampling, choose
+from worker.engine.sampling import Choice, Draw, choose
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Request, Sequence
 from worker.engine.text import silent_tokens
-from worker.model.chat import Chat
+from worker.model.chat import Chat, Prompt
+
+# After every request, so that whoever waits for room takes a probe's.
+_PROBE_PRIORITY = sys.maxsize
+# Stands for a sample's number: probed requests have one, which is 0.
+_PROBE = 1
 
 
 class RefusedError(Exception):
@@ -103,8 +110,8 @@ class Engine:
         )
         self._requests: dict[str, list[Sequence]] = {}
         """The unfinished samples of each request."""
-        self._forked: list[Sequence] = []
-        """Since the last step."""
+        self._probes: list[Sequence] = []
+        """Those that answer."""
         self._meter = Meter()
         # Ids beyond the tokenizer's are padding of the vocabulary: they stand for nothing.
         padding = config.vocab_size - len(chat.token_bytes)
@@ -136,52 +143,10 @@ class Engine:
         samples[0].children = samples[1:]
         self._scheduler.add(samples[0])
 
-    def fork(self, request_id: str, fork_id: str, answer_tokens: int, sampling: Sampling) -> bool:
-        """Probes for the answer of a request that reasons: a copy of it stops to reason now, and answers.
-
-        The copy runs as request `fork_id` in the same batch, with at most `answer_tokens` of answer; it
-        shares what is computed, and its reasoning tokens are those of the original. Returns False, and
-        nothing happens, when the request does not reason right now or there is no room at once: a probe never
-        waits. Raises DuplicateError or TooLargeError.
-        """
-        if fork_id in self._requests:
-            raise DuplicateError(f"request {fork_id!r} is running already")
-        parent, *_ = self._requests.get(request_id, [None])
-        if parent is None or parent.slot is None or parent.prefilling:
-            return False
-        machine, original = parent.machine, parent.request
-        used = machine.reasoning_tokens
-        if machine.phase is not Phase.REASONING or not used:
-            return False
-        limits = Limits(
-            reasoning_tokens=used,
-            grace_tokens=0,
-            max_output_tokens=used + original.closing.longest + answer_tokens,
-            answer_tokens=answer_tokens,
-        )
-        reasoning = TokenRun(Phase.REASONING, parent.tokens[len(original.prompt.ids) :])
-        request = replace(
-            original,
-            request_id=fork_id,
-            limits=limits,
-            sampling=sampling,
-            received_s=self._clock(),
-            samples=1,
-            resume=(reasoning,),
-            strike=None,
-        )
-        self._check(request)
-        child = self._sequence(request, 0)
-        child.started_s = request.received_s
-        if not self._scheduler.fork(parent, child):
-            return False
-        self._requests[fork_id] = [child]
-        self._forked.append(child)
-        return True
-
     def cancel(self, request_id: str) -> None:
         """Ends a request at once and frees what it holds. An unknown one is over already."""
         for sequence in self._requests.pop(request_id, []):
+            self._end_probe(sequence)
             self._scheduler.finish(sequence)
 
     def adjust(
@@ -225,16 +190,16 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Computes one step. A failure of the device is raised, and leaves the engine unusable."""
+        """Computes one step; where requests begin it only tells that, and the next call computes.
+
+        A failure of the device is raised, and leaves the engine unusable.
+        """
         began_s = self._clock()
-        events: list[Event] = []
-        forked, self._forked = self._forked, []
-        for sequence in forked:  # before an admission may preempt it
-            events += self._begin(sequence, began_s)
-        for sequence in self._scheduler.admit(began_s):
-            events += self._begin(sequence, began_s)
+        admitted = self._scheduler.admit(began_s)
+        self._end_preempted_probes()
+        events = [event for sequence in admitted for event in self._begin(sequence, began_s)]
         plan = self._scheduler.plan()
-        if not plan.decodes and not plan.pieces:
+        if events or not (plan.decodes or plan.pieces):
             return events
         logits = self._runner.run(plan)
         ready = self._scheduler.advance(plan)
@@ -244,7 +209,9 @@ class Engine:
         if spare_s > 0:
             self._sleep(spare_s)
             now_s = self._clock()
-        for (_, sequence), choice in zip(ready, choices, strict=True):
+        chosen = [(sequence, choice) for (_, sequence), choice in zip(ready, choices, strict=True)]
+        # Probes last: what they find out ends a reasoning behind its newest token.
+        for sequence, choice in sorted(chosen, key=lambda pair: pair[0].original is not None):
             sequence.decode_steps += 1
             sequence.decode_partners += len(ready)
             events += self._observe(sequence, choice, now_s)
@@ -257,14 +224,14 @@ class Engine:
         settings, tokens, prompt_tokens = self.settings, request.max_tokens, len(request.prompt.ids)
         if tokens > settings.max_sequence_tokens:
             raise TooLargeError(
-                f"prompt {prompt_tokens} + output {request.limits.max_output_tokens}"
+                f"prompt {prompt_tokens} + output {request.limits.reserved_output_tokens}"
                 f" = {tokens} tokens exceed the {settings.max_sequence_tokens} of a sequence",
                 prompt_tokens=prompt_tokens,
-                max_output_tokens=request.limits.max_output_tokens,
+                max_output_tokens=request.limits.reserved_output_tokens,
                 max_sequence_tokens=settings.max_sequence_tokens,
             )
-        if request.samples < 1 or (request.samples > 1 and request.resume):
-            raise ValueError(f"samples must be at least 1, and 1 to resume: {request.samples}")
+        if request.samples < 1 or (request.samples > 1 and (request.resume or request.probe)):
+            raise ValueError(f"samples must be at least 1, and 1 to resume or probe: {request.samples}")
         slots, pages = self._scheduler.slots_and_pages(prompt_tokens, tokens, request.samples)
         if slots > settings.slots:
             raise TooLargeError(
@@ -292,11 +259,14 @@ class Engine:
         )
         generated = [token for run in request.resume for token in run.token_ids]
         sampling = replace(request.sampling, seed=request.sampling.seed + sample)
-        return Sequence(request, sample, machine, sampling, [*request.prompt.ids, *generated])
+        sequence = Sequence(request, sample, machine, sampling, [*request.prompt.ids, *generated])
+        if request.probe is not None:
+            sequence.probe_log = ProbeLog(request.probe, machine.reasoning_tokens)
+        return sequence
 
     def _begin(self, sequence: Sequence, now_s: float) -> list[Event]:
         """What follows from a sequence's admission: one that is resumed may be over, a limit may be due."""
-        if sequence.slot is None:  # forked, and cancelled before this step
+        if sequence.slot is None:  # a probe, which was preempted
             return []
         events: list[Event] = [] if sequence.preemptions else [_started(sequence, now_s)]
         for sample in (sequence, *sequence.children):
@@ -325,12 +295,16 @@ class Engine:
 
         What goes wrong here is this request's own failure.
         """
-        if sequence.slot is None:  # ended meanwhile, by the failure of another sample
+        if sequence.slot is None:  # ended meanwhile, by another sample's failure or with its original
             return []
         machine = sequence.machine
         try:
+            if choice is not None and sequence.original is not None:
+                return self._observe_probe(sequence, sequence.original, choice, now_s)
             if choice is not None:
-                return self._follow(sequence, machine.observe(choice.token_id, now_s), choice, now_s)
+                events = self._follow(sequence, machine.observe(choice.token_id, now_s), choice, now_s)
+                self._probe_if_due(sequence)
+                return events
             if machine.finish_reason is not None:
                 return [self._finish(sequence, machine.finish_reason, now_s)]
             return self._follow(sequence, machine.check(now_s), None, now_s)
@@ -376,6 +350,7 @@ class Engine:
         if not samples:
             del self._requests[request.request_id]
         assert machine.reasoning_end is not None  # a finished machine says how its reasoning ended
+        log = sequence.probe_log
         return Finished(
             request_id=request.request_id,
             sample=sequence.sample,
@@ -389,7 +364,73 @@ class Engine:
             reopened=machine.reopened,
             preemptions=sequence.preemptions,
             timings=_timings(sequence, now_s),
+            probes=0 if log is None else log.begun,
+            skipped_probes=0 if log is None else log.skipped,
+            probe_tokens=0 if log is None else log.tokens,
         )
+
+    # Answer probes. Each is a sequence beside its original, of the same request, that nobody is told of: its
+    # prompt is all that the original has, and the closing text.
+
+    def _probe_if_due(self, original: Sequence) -> None:
+        """Begins a probe where a checkpoint is reached and there is room, with nobody waiting for it."""
+        log, machine = original.probe_log, original.machine
+        if log is None:
+            return
+        if machine.phase is not Phase.REASONING or machine.strike is not None:
+            self._end_probe(original)  # it comes too late
+            return
+        if not log.due(machine.reasoning_tokens, at_boundary=machine.at_boundary):
+            return
+        closing = machine.closing
+        answer_tokens = min(log.rule.answer_tokens, machine.limits.answer_tokens)
+        request = replace(
+            original.request,
+            prompt=Prompt((*original.tokens, *closing), 0),
+            limits=Limits(0, 0, max_output_tokens=answer_tokens, answer_tokens=answer_tokens),
+            sampling=replace(original.sampling, temperature=0.0, logprobs=None),
+            priority=_PROBE_PRIORITY,
+            resume=(),
+            strike=None,
+            probe=None,
+        )
+        probe = self._sequence(request, _PROBE)
+        if original.probe or self._scheduler.waiting or not self._scheduler.fork(original, probe):
+            log.skipped += 1
+            return
+        log.begun += 1
+        log.tokens += len(closing)
+        probe.original, original.probe = original, probe
+        self._probes.append(probe)
+
+    def _observe_probe(
+        self, probe: Sequence, original: Sequence, choice: Choice, now_s: float
+    ) -> list[Event]:
+        """Takes the token chosen for a probe; a stable answer ends the original's reasoning."""
+        log, observation = original.probe_log, probe.machine.observe(choice.token_id, now_s)
+        assert log is not None
+        probe.answer += "".join(text for _, text in observation.text)
+        if observation.phase is not None:
+            probe.tokens += [choice.token_id, *observation.force]
+            log.tokens += 1 + len(observation.force)
+        if observation.finish is None:
+            return []
+        self._end_probe(original)
+        if not log.stable(probe.answer):
+            return []
+        return self._follow(original, original.machine.settle(), None, now_s)
+
+    def _end_probe(self, original: Sequence) -> None:
+        if original.probe is not None:
+            self._scheduler.finish(original.probe)
+            self._probes.remove(original.probe)
+            original.probe = None
+
+    def _end_preempted_probes(self) -> None:
+        """A probe is not worth a second prefill, and does not go on without its original."""
+        for original in [probe.original for probe in self._probes if probe.original is not None]:
+            if original.prefilling or (original.probe is not None and original.probe.preemptions):
+                self._end_probe(original)
 
 
 def _started(sequence: Sequence, now_s: float) -> Started:

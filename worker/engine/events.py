@@ -58,7 +58,9 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A sample is complete. Its request is when all of its samples are."""
+    """A sample is complete. Its request is when all of its samples are. probes: begun; probe_tokens: fed to
+    them and sampled, beside the sample's own.
+    """
 
     request_id: str
     sample: int
@@ -72,6 +74,9 @@ class Finished:
     reopened: bool
     preemptions: int
     timings: Timings
+    probes: int = 0
+    skipped_probes: int = 0
+    probe_tokens: int = 0
 
 
 class FailureKind(Enum):

@@ -29,6 +29,8 @@ class ReasoningEnd(enum.Enum):
     LOOP = enum.auto()
     CANCELLED = enum.auto()
     """The sequence was cancelled while the model reasoned."""
+    STABLE = enum.auto()
+    """Its answer had not changed over the last probes."""
 
 
 class FinishReason(enum.Enum):
@@ -66,12 +68,21 @@ class Limits:
     """What only the answer may use. At least 1."""
     reason_until_s: float = math.inf
     """When reasoning must end, on the clock of the times that the machine is given."""
+    reserve_tokens: int = 0
+    """Beyond `max_output_tokens`: by so many may an adjustment raise it, and `reasoning_tokens` with it."""
 
     def __post_init__(self) -> None:
-        if self.reasoning_tokens < 0 or self.grace_tokens < 0 or self.answer_tokens < 1:
-            raise ValueError(f"reasoning_tokens and grace_tokens must be >= 0, answer_tokens >= 1: {self}")
+        if min(self.reasoning_tokens, self.grace_tokens, self.reserve_tokens) < 0 or self.answer_tokens < 1:
+            raise ValueError(
+                f"reasoning_tokens, grace_tokens and reserve_tokens must be >= 0, answer_tokens >= 1: {self}"
+            )
         if math.isnan(self.reason_until_s):
             raise ValueError(f"reason_until_s must be a time: {self}")
+
+    @property
+    def reserved_output_tokens(self) -> int:
+        """The most output that there may ever be."""
+        return self.max_output_tokens + self.reserve_tokens
 
     def required_output_tokens(self, closing_tokens: int) -> int:
         """The least `max_output_tokens` that keeps the answer safe if a close takes `closing_tokens`."""
@@ -84,7 +95,7 @@ class Strike:
     """Why reasoning is, or will be, closed by force if the model does not close it first."""
 
     reason: ReasoningEnd
-    """BUDGET, DEADLINE, LOOP, or NATURAL for an end of text."""
+    """BUDGET, DEADLINE, LOOP, STABLE, or NATURAL for an end of text."""
     reasoning_tokens: int
     """Used when it struck."""
 

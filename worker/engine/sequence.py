@@ -12,6 +12,7 @@ from worker.engine.budget import BudgetMachine
 from worker.engine.closing import Closing
 from worker.engine.generation import Limits, Strike, TokenRun
 from worker.engine.prefix import Key
+from worker.engine.probes import ProbeLog, ProbeRule
 from worker.engine.sampling import Sampling
 from worker.model.chat import Prompt
 
@@ -23,7 +24,7 @@ class Request:
     limits: reason_until_s in them is a time on that clock too. priority: lower runs first. deadline_s:
     earliest runs first within a priority. samples: how many sequences to generate from the one prompt; sample
     i has seed + i. resume, strike: tokens generated elsewhere, after which generation goes on (one sample
-    only), and what had struck by then.
+    only), and what had struck by then. probe: when its reasoning is probed (one sample only).
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class Request:
     samples: int = 1
     resume: tuple[TokenRun, ...] = ()
     strike: Strike | None = None
+    probe: ProbeRule | None = None
 
     @property
     def urgency(self) -> tuple[int, float, float]:
@@ -47,7 +49,7 @@ class Request:
     @property
     def max_tokens(self) -> int:
         """Prompt and output tokens that one of its sequences may have."""
-        return len(self.prompt.ids) + self.limits.max_output_tokens
+        return len(self.prompt.ids) + self.limits.reserved_output_tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +57,8 @@ class Sequence:
     """One sample of a request: what the engine has of it, and below what the scheduler has.
 
     tokens: the prompt and what was generated. seen [vocab]: which tokens it has, where a repetition penalty
-    asks for it. Times are on the engine's clock.
+    asks for it. Times are on the engine's clock. probe_log: of one whose reasoning is probed; probe: the one
+    that answers now. original: of a probe, what it probes; answer: what it has answered.
 
     computed: how many tokens are in the state slot and the pages; the rest are pending, and when none is, the
     next is sampled. slot, pages: held while it runs, else None and empty. children: samples of the same
@@ -77,6 +80,10 @@ class Sequence:
     decode_partners: int = 0
     seen: Tensor | None = None
     _seen_tokens: int = 0
+    probe_log: ProbeLog | None = None
+    probe: Sequence | None = None
+    original: Sequence | None = None
+    answer: str = ""
 
     computed: int = 0
     slot: int | None = None

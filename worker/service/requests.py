@@ -16,6 +16,7 @@ from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.engine.closing import Closing
 from worker.engine.generation import Limits, Phase, ReasoningEnd, Strike, TokenRun
+from worker.engine.probes import ProbeRule
 from worker.engine.sampling import Sampling
 from worker.engine.sequence import Request
 from worker.model.chat import Chat, Role, Turn
@@ -36,6 +37,7 @@ _STRIKES = {
     pb.REASONING_END_BUDGET: ReasoningEnd.BUDGET,
     pb.REASONING_END_DEADLINE: ReasoningEnd.DEADLINE,
     pb.REASONING_END_LOOP: ReasoningEnd.LOOP,
+    pb.REASONING_END_STABLE: ReasoningEnd.STABLE,
 }
 
 
@@ -79,6 +81,8 @@ class RequestReader:
         resume = _resume(message, wrong)
         closing = self._closing(message.closing_text, wrong)
         strike = _strike(message, wrong)
+        probe = _probe(message, wrong)
+        reserve = _reserve(message, wrong)
         wrong.raise_if_any()
         reasoning = budget.reasoning_tokens + budget.grace_tokens + closing.longest if think else 0
         return Request(
@@ -91,6 +95,7 @@ class RequestReader:
                 max_output_tokens=reasoning + budget.answer_tokens,
                 answer_tokens=budget.answer_tokens,
                 reason_until_s=now_s + reason_until_s,
+                reserve_tokens=reserve,
             ),
             closing=closing,
             sampling=sampling,
@@ -101,6 +106,7 @@ class RequestReader:
             samples=message.samples or 1,
             resume=resume,
             strike=strike,
+            probe=probe,
         )
 
     def _closing(self, text: str, wrong: _Violations) -> Closing:
@@ -232,6 +238,43 @@ def _strike(message: worker_pb2.WorkerServiceGenerateRequest, wrong: _Violations
         wrong.check(False, "strike.reason", f"must be one that strikes, is {message.strike.reason}")
         return None
     return Strike(reason, message.strike.reasoning_tokens)
+
+
+def _probe(message: worker_pb2.WorkerServiceGenerateRequest, wrong: _Violations) -> ProbeRule | None:
+    if not message.HasField("probe"):
+        return None
+    rule, samples = message.probe, message.samples
+    numbers = {
+        "first_reasoning_tokens": (1, rule.first_reasoning_tokens),
+        "every_reasoning_tokens": (1, rule.every_reasoning_tokens),
+        "stable_answers": (2, rule.stable_answers),
+        "answer_tokens": (1, rule.answer_tokens),
+    }
+    for name, (least, number) in numbers.items():
+        wrong.check(number >= least, f"probe.{name}", f"must be at least {least}, is {number}")
+    wrong.check(samples <= 1, "samples", f"must be 1 with probe, is {samples}")
+    if wrong.found:
+        return None
+    return ProbeRule(
+        first_tokens=rule.first_reasoning_tokens,
+        every_tokens=rule.every_reasoning_tokens,
+        stable_answers=rule.stable_answers,
+        answer_tokens=rule.answer_tokens,
+    )
+
+
+def _reserve(message: worker_pb2.WorkerServiceGenerateRequest, wrong: _Violations) -> int:
+    """Reasoning tokens to reserve beyond the budget."""
+    if not message.HasField("reserve_reasoning_tokens"):
+        return 0
+    field, reserve, budget = (
+        "reserve_reasoning_tokens", message.reserve_reasoning_tokens, message.budget.reasoning_tokens,
+    )  # fmt: skip
+    wrong.check(
+        reserve >= budget, field, f"must be at least the budget's reasoning_tokens, {budget}, is {reserve}"
+    )
+    wrong.check(budget > 0 or not reserve, field, f"must be 0 without reasoning, is {reserve}")
+    return reserve - budget
 
 
 def _optional_seconds(message: Message, name: str, path: str, wrong: _Violations) -> float:

@@ -25,6 +25,7 @@ _REASONING_ENDS = {
     ReasoningEnd.DEADLINE: pb.REASONING_END_DEADLINE,
     ReasoningEnd.LOOP: pb.REASONING_END_LOOP,
     ReasoningEnd.CANCELLED: pb.REASONING_END_CANCELLED,
+    ReasoningEnd.STABLE: pb.REASONING_END_STABLE,
 }
 
 
@@ -66,6 +67,7 @@ def completion(finished: Finished) -> worker_pb2.WorkerCompletion:
             reasoning_tokens=finished.reasoning_tokens,
             forced_tokens=finished.forced_tokens,
             answer_tokens=finished.answer_tokens,
+            probe_tokens=finished.probe_tokens,
         ),
         timings=pb.Timings(
             queue=duration(timings.queue_s),
@@ -77,6 +79,8 @@ def completion(finished: Finished) -> worker_pb2.WorkerCompletion:
             mean_batch_size=timings.mean_batch_size,
         ),
         reopened=finished.reopened,
+        probes=finished.probes,
+        skipped_probes=finished.skipped_probes,
     )
 
 

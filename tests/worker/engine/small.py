@@ -20,7 +20,8 @@ from worker.engine.build import Model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine, EngineSettings
 from worker.engine.events import Event, Failed, Finished, Output, Started
-from worker.engine.generation import Limits, Phase, TokenRun
+from worker.engine.generation import Limits, Phase, Strike, TokenRun
+from worker.engine.probes import ProbeRule
 from worker.engine.runner import Runner
 from worker.engine.sampling import Sampling, TokenLogprobs
 from worker.engine.scheduler import Plan
@@ -183,6 +184,9 @@ def make_request(
     stop: tuple[str, ...] = (),
     samples: int = 1,
     resume: tuple[TokenRun, ...] = (),
+    strike: Strike | None = None,
+    probe: ProbeRule | None = None,
+    reserve: int = 0,
 ) -> Request:
     """A request whose output is as long as its budget, grace, close and answer need, and `extra` more."""
     closing = closing or default_closing(model)
@@ -191,7 +195,7 @@ def make_request(
         request_id=name,
         prompt=Prompt(tuple(prompt), shared),
         limits=Limits(
-            reasoning, grace if reasoning else 0, thinking + answer + extra, answer, reason_until_s
+            reasoning, grace if reasoning else 0, thinking + answer + extra, answer, reason_until_s, reserve
         ),
         closing=closing,
         sampling=sampling or Sampling(),
@@ -201,6 +205,8 @@ def make_request(
         stop=stop,
         samples=samples,
         resume=resume,
+        strike=strike,
+        probe=probe,
     )
 
 
@@ -212,6 +218,7 @@ class Outcome:
     reasoning: str = ""
     answer: str = ""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    strike: Strike | None = None
     finished: Finished | None = None
 
     @property
@@ -276,6 +283,7 @@ class Outcomes:
         assert event.request_id in self.started
         outcome = self.samples[event.request_id][event.sample]
         assert outcome.finished is None
+        outcome.strike = event.strike
         for piece in event.pieces:
             outcome.tokens += [(piece.phase, token) for token in piece.token_ids]
             outcome.logprobs += piece.logprobs
@@ -283,6 +291,12 @@ class Outcomes:
                 outcome.answer += piece.text
             else:
                 outcome.reasoning += piece.text
+
+
+def computed(engine: Engine) -> list[Event]:
+    """The events of the next step that computes; before it, those of requests that begin come alone."""
+    events = engine.step()
+    return [*events, *engine.step()] if any(isinstance(event, Started) for event in events) else events
 
 
 def run(

@@ -84,7 +84,8 @@ def random_limits(rng: random.Random, closing_tokens: int) -> Limits:
     budget = rng.choice([0, rng.randint(1, 4), rng.randint(1, 60)])
     grace, answer = rng.choice([0, rng.randint(0, 8)]), rng.randint(1, 4)
     room = (budget + grace + closing_tokens if budget else 0) + answer + rng.choice([0, rng.randint(0, 25)])
-    return Limits(budget, grace, room, answer, rng.choice([math.inf, 30 * rng.random()]))
+    reserve = rng.choice([0, rng.randint(0, 20)]) if budget else 0
+    return Limits(budget, grace, room, answer, rng.choice([math.inf, 30 * rng.random()]), reserve)
 
 
 def runs_of(tokens: list[tuple[Phase, int]]) -> list[TokenRun]:
@@ -139,7 +140,7 @@ def check_forced_close(machine: BudgetMachine, runs: list[TokenRun], vocabulary:
 
         for n in range(machine.strike.reasoning_tokens, len(reasoning)):
             assert not may_be_cut(vocabulary.decode(reasoning[:n]))
-        if machine.reasoning_end in (ReasoningEnd.BUDGET, ReasoningEnd.DEADLINE):
+        if machine.reasoning_end in (ReasoningEnd.BUDGET, ReasoningEnd.DEADLINE, ReasoningEnd.STABLE):
             budget = min(machine.strike.reasoning_tokens, machine.limits.reasoning_tokens)
             all_used = len(reasoning) == budget + machine.limits.grace_tokens
             assert all_used or may_be_cut(vocabulary.decode(reasoning))
@@ -190,12 +191,18 @@ def play(model: Model, rng: random.Random) -> tuple[BudgetMachine, set[str]]:
         if rng.random() < 0.05:
             wish = rng.choice([None, rng.randint(0, 60)]), rng.choice([None, now_s + rng.uniform(-5, 5)])
             in_force = machine.adjust(*wish)
-            assert in_force.required_output_tokens(text_format.closing.longest) <= limits.max_output_tokens
+            assert in_force.required_output_tokens(text_format.closing.longest) <= in_force.max_output_tokens
+            assert in_force.reserved_output_tokens == limits.reserved_output_tokens
             if machine.phase is Phase.REASONING:
                 assert machine.reasoning_tokens < in_force.reasoning_tokens + in_force.grace_tokens
             marks.add("adjusted")
             if resumed:
                 resumed.adjust(*wish)
+        if rng.random() < 0.01:
+            settled = machine.settle()
+            if resumed:
+                assert resumed.settle() == settled
+            take(settled, None)
         now_s += rng.expovariate(1.0)
         token = sampler.draw(machine.ban)
         observation = machine.observe(token, now_s)
@@ -215,7 +222,7 @@ def play(model: Model, rng: random.Random) -> tuple[BudgetMachine, set[str]]:
     assert limits.reasoning_tokens or not counts[Phase.REASONING]
     assert counts[Phase.FORCED] == machine.forced_tokens
     assert counts[Phase.ANSWER] == machine.answer_tokens
-    assert len(tokens) == machine.output_tokens <= limits.max_output_tokens
+    assert len(tokens) == machine.output_tokens <= machine.limits.max_output_tokens
     if machine.finish_reason is not FinishReason.CANCELLED:
         assert shown[Phase.ANSWER].strip()
         assert machine.reasoning_end is not None

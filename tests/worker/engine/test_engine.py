@@ -15,6 +15,7 @@ from tests.worker.engine.small import (
     Outcomes,
     RecordingRunner,
     alone,
+    computed,
     make_engine,
     make_request,
     make_runner,
@@ -259,7 +260,7 @@ def test_time_ends_reasoning_with_the_token_after_it() -> None:
     engine = make_engine(MODEL, clock)
     engine.submit(make_request(MODEL, prompt=LONG_THINKER, reasoning=30, grace=0, reason_until_s=110.0))
     for _ in range(4):
-        outcomes.take(engine.step())
+        outcomes.take(computed(engine))
     clock.now_s = 110.0
     end = run(engine, outcomes=outcomes)["r"].end
     assert end.reasoning_end is ReasoningEnd.DEADLINE
@@ -291,7 +292,7 @@ def test_every_decode_advances_in_every_step_while_a_long_prompt_is_computed() -
     for n in range(3):
         engine.submit(make_request(MODEL, f"short-{n}", prompt=LONG_THINKER, reasoning=40))
     outcomes = Outcomes()
-    outcomes.take(engine.step())
+    outcomes.take(computed(engine))
     runner.steps.clear()
     run(engine, make_request(MODEL, "long", prompt=[5] * 300, reasoning=5), outcomes=outcomes)
     while_computed = runner.steps[:19]
@@ -319,7 +320,7 @@ def test_a_long_closing_text_does_not_wait_for_a_prompt_either() -> None:
     request = make_request(MODEL, "cut", prompt=LONG_THINKER, reasoning=3, grace=0, closing=closing)
     outcomes = Outcomes()
     engine.submit(request)
-    outcomes.take(engine.step())
+    outcomes.take(computed(engine))
     outcomes = run(engine, make_request(MODEL, "long", prompt=[5] * 200, priority=-1), outcomes=outcomes)
     forced = outcomes["cut"].end.forced_tokens
     assert [step["cut", 0] for step in runner.steps[:5]] == [len(LONG_THINKER), 1, 1, 1 + forced, 1]
@@ -443,7 +444,7 @@ def test_a_sequence_whose_numbers_overflow_fails_alone() -> None:
     outcomes = Outcomes()
     for request in requests:
         engine.submit(request)
-    outcomes.take(engine.step())
+    outcomes.take(computed(engine))
     runner.pools.ssm[0][runner.slots["r1", 0]] = torch.inf
     run(engine, outcomes=outcomes)
     assert set(outcomes.failed) == {"r1"}
@@ -464,7 +465,7 @@ def test_a_failure_of_the_device_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(runner, "run", fail)
     with pytest.raises(DeviceError):
-        engine.step()
+        computed(engine)
 
 
 # Reports.
@@ -492,7 +493,7 @@ def test_the_load_says_what_runs_and_what_waits() -> None:
     assert engine.load().waiting == 3
     assert engine.load().backlog_tokens == 60
     outcomes = Outcomes()
-    outcomes.take(engine.step())
+    outcomes.take(computed(engine))
     load = engine.load()
     assert (load.running, load.waiting, load.free_slots, load.free_pages) == (2, 1, 0, 14)
     assert load.backlog_tokens == 60 - 16
@@ -533,7 +534,7 @@ def test_a_step_takes_at_least_as_long_as_the_device_that_is_rehearsed() -> None
     settings = replace(make_settings(), least_step_s=0.25)
     engine = Engine(make_runner(MODEL, settings, RecordingRunner), MODEL.chat, settings, clock, sleep)
     engine.submit(make_request(MODEL, prompt=LONG_THINKER))
-    engine.step()
+    computed(engine)
     engine.step()
     assert slept == [0.25, 0.25]
     assert engine.load().step_s == 0.25

@@ -12,26 +12,16 @@ from tests.worker.engine.small import (
     make_engine,
     random_prompt,
     random_request,
-    random_sampling,
     run,
     small_model,
 )
 from worker.engine.engine import QueueFullError
-from worker.engine.sampling import Sampling
+from worker.engine.generation import Phase, ReasoningEnd, TokenRun
+from worker.engine.probes import ProbeRule
 from worker.engine.sequence import Request
 
 MODEL = small_model()
 SYSTEM_TEXTS = [random_prompt(Random(f"system {n}"), 20, 45) for n in range(3)]
-
-
-@dataclass
-class Fork:
-    """A probe of `parent`, made when that had so many output tokens."""
-
-    parent: str
-    at: int
-    answer_tokens: int
-    sampling: Sampling
 
 
 @dataclass
@@ -42,18 +32,17 @@ class Scenario:
     requests: dict[str, Request] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     adjusted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    forks: dict[str, Fork] = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
 
     def __post_init__(self) -> None:
         random = self.random
-        self.at_once = random.choice([1, 2, 4])
+        self.at_once = random.choice([1, 1, 2, 4])
         page_tokens = random.choice([4, 8, 16])
         # What the largest request needs, or somewhat more.
-        pages = 3 * -(-120 // page_tokens) * random.choice([2, 4, 8]) // 2
+        pages = 3 * -(-120 // page_tokens) * random.choice([2, 4, 8, 16]) // 2
         self.engine = make_engine(
             MODEL,
-            slots=random.randint(3, 8),
+            slots=random.randint(3, 12),
             checkpoints=random.randint(0, 2),
             pages=pages,
             page_tokens=page_tokens,
@@ -74,15 +63,14 @@ class Scenario:
         random, event = self.random, self.random.random()
         if event < 0.3 or not self.requests:
             self.submit(f"r{len(self.requests)}")
-        elif event < 0.38:
+        elif event < 0.4:
             name = random.choice([*self.requests])
             self.cancelled.add(name)
             self.engine.cancel(name)
         else:
             running = [name for name in self.requests if self.engine.reasoning_tokens(name)]
             random.shuffle(running)
-            change = self.adjust if event < 0.6 else self.fork
-            any(change(name) for name in running)
+            any(self.adjust(name) for name in running)
 
     def submit(self, name: str) -> None:
         random = self.random
@@ -96,7 +84,9 @@ class Scenario:
             priority=random.choice([0, 1, 1, 2, 2]),
             deadline_s=random.choice([110.0, 120.0]),
             reasoning=random.choice([0, 20, 30]),
-            samples=random.choice([1, 1, 1, 1, 2, 3]),
+            samples=(samples := random.choice([1, 1, 1, 1, 2, 3])),
+            probe=random_rule(random) if samples == 1 else None,
+            reserve=random.choice([0, 10]),
             received_s=100.0 + len(self.requests),
         )
         try:
@@ -113,39 +103,31 @@ class Scenario:
         self.adjusted.setdefault(name, []).append((at, budget))
         return True
 
-    def fork(self, parent: str) -> bool:
-        fork = Fork(
-            parent,
-            self.outcomes.output_tokens(parent),
-            self.random.randint(1, 6),
-            random_sampling(self.random),
-        )
-        name = f"{parent}-fork-{len(self.forks)}"
-        if self.requests[parent].samples > 1 or not self.engine.fork(
-            parent, name, fork.answer_tokens, fork.sampling
-        ):
-            return False
-        self.forks[name] = fork
-        return True
-
-    def alone(self, name: str, sample: int, fork: str | None = None) -> Outcome:
-        """A sample of a request, or a fork of it, with nothing beside: what happened to it happens again."""
+    def alone(self, name: str, sample: int) -> Outcome:
+        """A sample of a request with nothing beside, no probe either: adjustments happen to it again."""
         request = self.requests[name]
         sampling = replace(request.sampling, seed=request.sampling.seed + sample)
-        own = replace(request, sampling=sampling, samples=1)
-        engine, outcomes = make_engine(MODEL, slots=2, idle_step_tokens=1024), Outcomes()
+        own = replace(request, sampling=sampling, samples=1, probe=None)
+        engine, outcomes = make_engine(MODEL, slots=1, idle_step_tokens=1024), Outcomes()
         adjusted = list(self.adjusted.get(name, []))
         engine.submit(own)
         while not engine.idle:
             at = outcomes.output_tokens(name)
             while adjusted and adjusted[0][0] == at:
                 engine.adjust(name, adjusted.pop(0)[1], None)
-            if fork is not None and at == self.forks[fork].at and fork not in outcomes.samples:
-                wanted = self.forks[fork]
-                assert engine.fork(name, fork, wanted.answer_tokens, wanted.sampling)
-                outcomes.samples[fork]
             outcomes.take(engine.step())
-        return outcomes[fork or name]
+        return outcomes[name]
+
+    def check_stable(self, name: str, got: Outcome, unprobed: Outcome) -> None:
+        """It reasons as it does without probes, and ends as when it is told elsewhere that it is stable."""
+        assert got.strike is not None
+        struck = got.strike.reasoning_tokens
+        assert got.tokens[:struck] == unprobed.tokens[:struck], name
+        runs = (TokenRun(Phase.REASONING, got.ids[:struck]),)
+        own = replace(self.requests[name], probe=None, resume=runs, strike=got.strike)
+        if name not in self.adjusted:
+            rest = run(make_engine(MODEL, slots=1), own)[name]
+            assert got.tokens[struck:] == rest.tokens, name
 
     def check(self) -> Counter[str]:
         """Compares everything with its run alone; counts what happened."""
@@ -157,21 +139,30 @@ class Scenario:
                     assert got.tokens == expected.tokens[: len(got.tokens)], name
                     counts["cancelled"] += 1
                     continue
-                assert got.whole == expected.whole, (name, sample)
+                if got.end.reasoning_end is ReasoningEnd.STABLE:
+                    self.check_stable(name, got, expected)
+                    counts["stable"] += 1
+                else:
+                    assert got.whole == expected.whole, (name, sample)
                 counts["finished"] += 1
+                counts["probed"] += got.end.probes
+                counts["skipped"] += got.end.skipped_probes
                 counts["preempted"] += got.end.preemptions
                 counts["cached"] += got.end.cached_tokens > 0
-        for name, fork in self.forks.items():
-            assert self.outcomes[name].whole == self.alone(fork.parent, 0, name).whole, name
-            counts["forked"] += 1
         counts["adjusted"] = len(self.adjusted)
         return counts
 
 
+def random_rule(random: Random) -> ProbeRule:
+    return ProbeRule(
+        random.randint(1, 4), random.randint(1, 4), stable_answers=2, answer_tokens=random.choice([1, 1, 3])
+    )
+
+
 def test_any_interleaving_leaves_the_cache_whole_and_every_request_its_tokens() -> None:
-    """Arrivals, cancellations, adjustments, forks and preemptions, in engines of any size."""
+    """Arrivals, cancellations, adjustments, probes and preemptions, in engines of any size."""
     counts: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(30):
         scenario = Scenario(Random(seed))
         scenario.play(events=50)
         load = scenario.engine.load()
@@ -183,4 +174,6 @@ def test_any_interleaving_leaves_the_cache_whole_and_every_request_its_tokens() 
             raise AssertionError(f"seed {seed}") from error
     # Or it would show little.
     assert counts["finished"] > 300
-    assert min(counts[event] for event in ("preempted", "cached", "forked", "adjusted", "cancelled")) > 25
+    events = ("preempted", "cached", "probed", "skipped", "adjusted", "cancelled")
+    assert min(counts[event] for event in events) > 25, counts
+    assert counts["stable"] > 5

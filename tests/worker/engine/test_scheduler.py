@@ -9,6 +9,7 @@ from tests.worker.engine.small import (
     Outcomes,
     RecordingRunner,
     alone,
+    computed,
     make_engine,
     make_request,
     recorded_engine,
@@ -32,7 +33,7 @@ def started_together(engine: Engine, *requests: Request) -> set[str]:
     """Which of these start in the next step."""
     for request in requests:
         engine.submit(request)
-    started = {event.request_id for event in engine.step() if isinstance(event, Started)}
+    started = {event.request_id for event in computed(engine) if isinstance(event, Started)}
     engine.check_integrity()
     return started
 
@@ -208,7 +209,7 @@ def test_more_is_prefilled_while_nothing_decodes() -> None:
     engine, runner = recorded_engine(MODEL, step_tokens=8, idle_step_tokens=32)
     outcomes = Outcomes()
     engine.submit(make_request(MODEL, "prompt", prompt=[5] * 100, reasoning=0, answer=1))
-    outcomes.take(engine.step())
+    outcomes.take(computed(engine))
     run(engine, make_request(MODEL, "short", prompt=[6], priority=-1), outcomes=outcomes)
     assert prompt_steps(runner, "prompt")[:3] == [32, 24, 8]
 
@@ -223,10 +224,10 @@ def test_decodes_are_computed_in_the_order_of_their_slots_and_slots_are_filled_f
     for name in "abcd":
         engine.submit(lasting(name))
     for _ in range(2):
-        outcomes.take(engine.step())
+        outcomes.take(computed(engine))
     assert runner.slots == {(name, 0): slot for slot, name in enumerate("abcd")}
     engine.cancel("b")
     engine.submit(lasting("e"))
     for _ in range(2):
-        outcomes.take(engine.step())
+        outcomes.take(computed(engine))
     assert list(runner.slots.items()) == [(("a", 0), 0), (("e", 0), 1), (("c", 0), 2), (("d", 0), 3)]
