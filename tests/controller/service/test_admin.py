@@ -1,13 +1,17 @@
 """The door for operators."""
 
+import asyncio
+
 import grpc
 import pytest
 
 from controller import wire
 from controller.planning.calibration import Calibration
-from curfew.v1 import admin_pb2
+from controller.policy import LivePolicy, PolicyError, parse_policy
+from curfew.rpc.durations import seconds
+from curfew.v1 import admin_pb2, worker_pb2
 from tests.controller.fake_worker import FakeWorker, Script
-from tests.controller.service.harness import POLICY, controller
+from tests.controller.service.harness import KEYS, POLICY, Door, controller
 
 TENANTS = ["analyst", "impossible", "late", "support"]
 
@@ -67,3 +71,88 @@ async def test_a_page_size_out_of_range_is_refused(size: int) -> None:
         call = door.admin.ListTenantStandings(admin_pb2.ListTenantStandingsRequest(page_size=size))
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert await call.details() == f"page_size: {size} is out of range; allowed is 0 to 1000"
+
+
+async def standing_of(door: Door, tenant: str) -> admin_pb2.TenantStanding:
+    response = await door.admin.ListTenantStandings(admin_pb2.ListTenantStandingsRequest())
+    return next(standing for standing in response.standings if standing.tenant == tenant)
+
+
+async def status(door: Door) -> admin_pb2.GetStatusResponse:
+    return await door.admin.GetStatus(admin_pb2.GetStatusRequest())
+
+
+async def test_a_tenants_present_is_what_its_last_plans_were() -> None:
+    async with FakeWorker(Script(pause_after=5)) as worker, controller([worker.address]) as door:
+        request = asyncio.create_task(door.generate("analyst"))
+        await asyncio.wait_for(worker.paused.wait(), 10)
+        running = await standing_of(door, "analyst")
+        worker.go_on.set()
+        plan = (await request).plan
+        await door.generate("impossible")
+        after, refused = await standing_of(door, "analyst"), await standing_of(door, "impossible")
+    assert (running.in_flight, running.requests, after.in_flight, after.requests) == (1, 0, 0, 1)
+    assert running.rate_per_s > 0
+    assert (after.think_share, after.mean_budget_tokens) == (1.0, plan.budget.reasoning_tokens)
+    assert (after.brownout, after.price) == (admin_pb2.BROWNOUT_NONE, 0.0)
+    assert (refused.failed, refused.refused_for_promise, refused.in_flight) == (1, 1, 0)
+
+
+async def test_a_crowded_pool_shows_in_price_load_and_squeeze() -> None:
+    """One slot, whose requests take some 50 ms, and sixty that come at once."""
+    policy = POLICY.replace("{deadline: 600ms}", "{deadline: 3s}")
+    async with (
+        FakeWorker(Script(reasoning=30, step_s=0.001), slots=1) as worker,
+        controller([worker.address], policy) as door,
+    ):
+        requests = asyncio.gather(*(door.generate("support") for _ in range(60)))
+        while (seen := await status(door)).waiting < 5:
+            pass
+        crowded = await standing_of(door, "support")
+        await requests
+        after = await standing_of(door, "support")
+    assert seen.load > 1
+    assert seen.price > 0
+    assert crowded.price > 0
+    assert after.brownout not in (admin_pb2.BROWNOUT_UNSPECIFIED, admin_pb2.BROWNOUT_NONE)
+
+
+async def test_workers_are_shown_as_they_last_said() -> None:
+    gone = "127.0.0.1:1"
+    async with FakeWorker(Script(pause_after=5)) as worker, controller([worker.address, gone]) as door:
+        request = asyncio.create_task(door.generate("analyst"))
+        await asyncio.wait_for(worker.paused.wait(), 10)
+        while not (seen := {w.address: w for w in (await status(door)).workers})[worker.address].load.running:
+            pass
+        worker.go_on.set()
+        await request
+    there, lost = seen[worker.address], seen[gone]
+    assert (there.available, there.model, there.slots) == (True, "fake", 4)
+    assert (there.load.running, there.load.waiting, there.load.free_pages) == (1, 0, 1000)
+    assert 0 <= seconds(there.silent) < 10
+    assert lost == admin_pb2.WorkerStatus(address=gone, load=worker_pb2.WorkerLoad())
+
+
+async def test_without_a_worker_there_is_no_load() -> None:
+    async with controller([], ready=False) as door:
+        seen = await status(door)
+    assert not seen.HasField("load")
+    assert seconds(seen.uptime) > 0
+    assert not seen.HasField("recording")
+
+
+async def test_a_bad_file_shows_until_it_is_mended() -> None:
+    texts = [POLICY]
+    live = LivePolicy(lambda: parse_policy(texts[-1], "policy.yaml", KEYS))
+    async with controller([], live, ready=False) as door:
+        first = await status(door)
+        texts.append("tenants: []\n")
+        with pytest.raises(PolicyError):
+            await live.reload()
+        bad = await status(door)
+        texts.append(POLICY)
+        await live.reload()
+        mended = await status(door)
+    assert (first.rejected, mended.rejected) == ("", "")
+    assert bad.rejected.splitlines()[0] == "policy.yaml:1:1: apiVersion: must be set"
+    assert first.policy_version == bad.policy_version == live.current.version
