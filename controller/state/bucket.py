@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MAX_AHEAD_US = 3600 * 1_000_000
-"""However much was used past a limit, after an hour of silence it is forgotten."""
+MAX_DEBT_US = 3600 * 1_000_000
+"""How far past its window use may go and still be remembered: who used too much, or was limited more strictly
+before, is let in again after an hour at most.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,19 @@ class Bucket:
 
 def wait_us(bucket: Bucket, tat_us: int, cost_us: int, now_us: int) -> int:
     """How long until this cost may be let in; 0 for now. One that is larger than the window needs all."""
-    return max(0, max(tat_us, now_us) + min(cost_us, bucket.window_us) - bucket.window_us - now_us)
+    ahead_us = _reached_us(bucket, tat_us, now_us) - now_us
+    return max(0, ahead_us + min(cost_us, bucket.window_us) - bucket.window_us)
 
 
-def charged(tat_us: int, cost_us: int, now_us: int) -> int:
-    """The TAT after a cost, which may be negative: something is then given back."""
-    if cost_us < 0:
-        return tat_us + cost_us
-    return min(max(tat_us, now_us) + cost_us, now_us + MAX_AHEAD_US)
+def charged(bucket: Bucket, tat_us: int, cost_us: int, now_us: int) -> int:
+    """The TAT once this cost was let in."""
+    return _reached_us(bucket, tat_us, now_us) + cost_us
+
+
+def corrected(tat_us: int, cost_us: int, now_us: int) -> int:
+    """The TAT after a cost that nobody was asked about, or one that is given back, where it is negative."""
+    return tat_us + cost_us if cost_us < 0 else max(tat_us, now_us) + cost_us
+
+
+def _reached_us(bucket: Bucket, tat_us: int, now_us: int) -> int:
+    return min(max(tat_us, now_us), now_us + bucket.window_us + MAX_DEBT_US)

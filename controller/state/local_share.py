@@ -33,6 +33,8 @@ class LocalShare:
             return Verdict(refused, max(rate_wait, tokens_wait) / 1e6, now_us)
         if limits.concurrency is not None and running >= max(1, limits.concurrency // controllers):
             return Verdict(Limit.CONCURRENCY, 0.0, now_us)
-        self._rate_us = charged(self._rate_us, rate_cost, now_us)
-        self._tokens_us = charged(self._tokens_us, tokens_cost, now_us)
+        if rate:
+            self._rate_us = charged(rate, self._rate_us, rate_cost, now_us)
+        if per_token:
+            self._tokens_us = charged(per_token, self._tokens_us, tokens_cost, now_us)
         return Verdict(None, 0.0, now_us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from controller.state.bucket import charged, wait_us
+from controller.state.bucket import charged, corrected, wait_us
 from controller.state.store import (
     Ask,
     Demand,
@@ -63,9 +63,9 @@ class MemoryStore:
                 return Verdict(Limit.CONCURRENCY, 0.0, now_us)
             tenant.leases[ask.lease] = now_us + round(ask.lease_ttl_s * 1e6)
         if limits.rate:
-            tenant.rate_us = charged(tenant.rate_us, rate_us, now_us)
+            tenant.rate_us = charged(limits.rate, tenant.rate_us, rate_us, now_us)
         if limits.tokens:
-            tenant.tokens_us = charged(tenant.tokens_us, tokens_us, now_us)
+            tenant.tokens_us = charged(limits.tokens, tenant.tokens_us, tokens_us, now_us)
         return Verdict(None, 0.0, now_us)
 
     async def exchange(self, news: News) -> View:
@@ -97,8 +97,8 @@ class MemoryStore:
             tenant.numbers[controller] = news.number
             tenant.served += news.served
             tenant.offset = min(max(tenant.offset + news.offset_step, level.least), level.most)
-            tenant.rate_us = charged(tenant.rate_us, news.rate_us, now_us)
-            tenant.tokens_us = charged(tenant.tokens_us, news.tokens_us, now_us)
+            tenant.rate_us = corrected(tenant.rate_us, news.rate_us, now_us)
+            tenant.tokens_us = corrected(tenant.tokens_us, news.tokens_us, now_us)
         for lease in news.held:
             tenant.leases[lease] = lease_us
         for lease in news.released:

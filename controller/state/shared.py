@@ -288,8 +288,10 @@ class SharedState:
             if self._outage is not None:
                 await asyncio.sleep(self._retry_s())
             else:
+                # Not wait_for, which in Python 3.11 may swallow a cancellation.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._timings.sync_s)
+                    async with asyncio.timeout(self._timings.sync_s):
+                        await self._wake.wait()
             await self.synchronise()
 
     def _retry_s(self) -> float:

@@ -6,7 +6,7 @@
 --       8... leases that ended.  A limit or window of -1 sets none.
 -- Returns the limit that is reached (0 none, 1 rate, 2 tokens, 3 leases), the wait, and the server's clock.
 
-local MAX_AHEAD = 3600000000
+local MAX_DEBT = 3600000000
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local lease_ttl, most = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -19,8 +19,9 @@ local function check(key, cost, window)
   if window < 0 then
     return 0, now
   end
-  local base = math.max(tonumber(redis.call('GET', key) or '0'), now)
-  return math.max(0, base + math.min(cost, window) - window - now), math.min(base + cost, now + MAX_AHEAD)
+  local tat = tonumber(redis.call('GET', key) or '0')
+  tat = math.min(math.max(tat, now), now + window + MAX_DEBT)
+  return math.max(0, tat - now + math.min(cost, window) - window), tat + cost
 end
 
 local rate_window, tokens_window = tonumber(ARGV[5]), tonumber(ARGV[7])

@@ -7,7 +7,6 @@
 --       8 rate_us  9 tokens_us  10 TTL of leases in microseconds  11 how many are held  12... held, then released
 -- Returns served and offset as text, which keeps their fraction.
 
-local MAX_AHEAD = 3600000000
 local SHARED_TTL = 7 * 86400000
 local NUMBER_TTL = 86400000
 local clock = redis.call('TIME')
@@ -21,7 +20,7 @@ local function charge(key, cost)
   if cost < 0 then
     tat = tat + cost
   else
-    tat = math.min(math.max(tat, now) + cost, now + MAX_AHEAD)
+    tat = math.max(tat, now) + cost
   end
   if tat > now then
     redis.call('SET', key, string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000) + 1000)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from redis.asyncio import Redis, RedisCluster
 
 from controller.state.connect import open_store
 from controller.state.memory import MemoryStore
@@ -61,26 +60,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 OpenStore = Callable[[], Store]
+Connect = Callable[..., RedisStore]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Opens stores that are closed in the end, however the test ends."""
+    opened: list[RedisStore] = []
+
+    def open_one_more(url: str, timeout_s: float = TIMEOUT_S, prefix: str = "curfew") -> RedisStore:
+        opened.append(open_store(url, timeout_s, prefix))
+        return opened[-1]
+
+    yield open_one_more
+    for store in opened:
+        await store.close()
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])
-async def open_one(request: pytest.FixtureRequest, new_id: Ids) -> AsyncIterator[OpenStore]:
+def open_one(request: pytest.FixtureRequest, connect: Connect, new_id: Ids) -> OpenStore:
     """Opens the store once more, as another controller does."""
-    opened: list[Store] = []
     if request.param == "memory":
         memory = MemoryStore(time.time)
-        yield lambda: memory
-        return
+        return lambda: memory
     url = str(request.getfixturevalue(f"{request.param}_url"))
-
-    def connect() -> Store:
-        store = open_store(url, TIMEOUT_S, prefix=f"test-{new_id.prefix}")
-        opened.append(store)
-        return store
-
-    yield connect
-    for store in opened:
-        await store.close()
+    return lambda: connect(url, prefix=f"test-{new_id.prefix}")
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def serving(directory: Path, *options: str) -> Iterator[Server]:
 @contextmanager
 def serving_as_cluster(directory: Path) -> Iterator[Server]:
     """A cluster of one: it refuses scripts whose keys are not all in one slot."""
-    with serving(directory, "--cluster-enabled", "yes") as server:
+    # Its second port would be the first and 10,000, which may not exist.
+    with serving(directory, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
         assert server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
         until_s = time.monotonic() + 20
         while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.state.bucket import MAX_AHEAD_US, Bucket, charged, wait_us
+from controller.state.bucket import MAX_DEBT_US, Bucket, charged, corrected, wait_us
 
 ARRIVALS = st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 12)), max_size=40)
 
@@ -44,7 +44,7 @@ def test_gcra_lets_in_what_a_bucket_of_tokens_does(
         wait = wait_us(bucket, tat_us, cost_us, now_us)
         assert wait == oracle.wait_us(units)
         if wait == 0:
-            tat_us = charged(tat_us, cost_us, now_us)
+            tat_us = charged(bucket, tat_us, cost_us, now_us)
             oracle.level -= units
 
 
@@ -59,7 +59,7 @@ def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(
     for gap_us in gaps_us:
         now_us += gap_us
         if wait_us(bucket, tat_us, bucket.cost_us(1), now_us) == 0:
-            tat_us = charged(tat_us, bucket.cost_us(1), now_us)
+            tat_us = charged(bucket, tat_us, bucket.cost_us(1), now_us)
             let_in.append(now_us)
     for first, began_us in enumerate(let_in):
         for number, ended_us in enumerate(let_in[first:], start=1):
@@ -93,11 +93,21 @@ def test_even_the_smallest_share_lets_one_in_at_once() -> None:
 
 def test_what_is_given_back_may_be_used_again() -> None:
     bucket = Bucket.of(per_s=1000, burst=100)
-    tat_us = charged(0, bucket.cost_us(100), 0)
+    tat_us = charged(bucket, 0, bucket.cost_us(100), 0)
     assert wait_us(bucket, tat_us, bucket.cost_us(40), 0) == 40_000
-    tat_us = charged(tat_us, bucket.cost_us(-40), 0)
+    tat_us = corrected(tat_us, bucket.cost_us(-40), 0)
     assert wait_us(bucket, tat_us, bucket.cost_us(40), 0) == 0
 
 
 def test_a_debt_is_forgotten_after_an_hour() -> None:
-    assert charged(0, 10 * MAX_AHEAD_US, 5) == 5 + MAX_AHEAD_US
+    bucket = Bucket.of(per_s=1, burst=10)
+    tat_us = corrected(0, 10 * MAX_DEBT_US, 0)
+    assert wait_us(bucket, tat_us, bucket.cost_us(1), 0) == MAX_DEBT_US + bucket.cost_us(1)
+
+
+def test_a_slow_limit_with_a_large_burst_is_kept_over_more_than_an_hour() -> None:
+    bucket, tat_us, let_in = Bucket.of(per_s=1 / 3600, burst=5), 0, 0
+    while wait_us(bucket, tat_us, bucket.cost_us(1), 0) == 0:
+        tat_us = charged(bucket, tat_us, bucket.cost_us(1), 0)
+        let_in += 1
+    assert let_in == 5

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from controller.state.bucket import Bucket, charged, wait_us
-from controller.state.connect import open_store
 from controller.state.store import (
     Ask,
     Demand,
@@ -25,7 +24,7 @@ from controller.state.store import (
     View,
     WorkerRecord,
 )
-from tests.controller.state.conftest import TIMEOUT_S, Ids, OpenStore
+from tests.controller.state.conftest import Connect, Ids, OpenStore
 from tests.controller.state.servers import Server, free_port
 
 LEVEL = Level(-3.0, 3.0)
@@ -55,9 +54,9 @@ async def exchange(
     controller: str = "one",
     ttl_s: float = 60.0,
     lease_ttl_s: float = 60.0,
-    **demands: Demand,
+    demands: Mapping[str, Demand] | None = None,
 ) -> View:
-    return await store.exchange(News(controller, tenants, demands, LEVEL, ttl_s, lease_ttl_s))
+    return await store.exchange(News(controller, tenants, demands or {}, LEVEL, ttl_s, lease_ttl_s))
 
 
 async def test_rates_are_those_of_gcra_by_the_stores_own_clock(store: Store, new_id: Ids) -> None:
@@ -76,8 +75,8 @@ async def test_rates_are_those_of_gcra_by_the_stores_own_clock(store: Store, new
         seen.add(verdict.refused)
         if rate_wait == tokens_wait == 0:
             assert verdict == Verdict(None, 0.0, verdict.at_us)
-            rate_us = charged(rate_us, rate_cost, verdict.at_us)
-            tokens_us = charged(tokens_us, tokens_cost, verdict.at_us)
+            rate_us = charged(limits.rate, rate_us, rate_cost, verdict.at_us)
+            tokens_us = charged(limits.tokens, tokens_us, tokens_cost, verdict.at_us)
         else:
             refused = Limit.RATE if rate_wait >= tokens_wait else Limit.TOKENS
             assert verdict == Verdict(refused, max(rate_wait, tokens_wait) / 1e6, verdict.at_us)
@@ -193,18 +192,18 @@ async def test_costs_let_in_elsewhere_count_and_what_is_given_back_does_not(
 async def test_each_controller_sees_what_callers_of_the_others_ask(open_one: OpenStore, new_id: Ids) -> None:
     one, two, pool = open_one(), open_one(), new_id()
     mine, theirs = Demand((1.0, 0.5), 64.0), Demand((3.0, 2.25, 1.0), 32.0)
-    await exchange(one, **{pool: mine})
-    view = await exchange(two, controller="two", **{pool: theirs})
+    await exchange(one, demands={pool: mine})
+    view = await exchange(two, controller="two", demands={pool: theirs})
     assert view.demands[pool] == {"one": mine, "two": theirs}
 
 
 async def test_who_is_silent_for_its_ttl_counts_no_more(store: Store, new_id: Ids) -> None:
     pool, silent, alive = new_id(), new_id(), new_id()
     demand = Demand((1.0,), 8.0)
-    await exchange(store, controller=silent, ttl_s=0.05, **{pool: demand})
-    both = await exchange(store, controller=alive, **{pool: demand})
+    await exchange(store, controller=silent, ttl_s=0.05, demands={pool: demand})
+    both = await exchange(store, controller=alive, demands={pool: demand})
     assert both.controllers == 2
-    while (view := await exchange(store, controller=alive, **{pool: demand})).controllers == 2:
+    while (view := await exchange(store, controller=alive, demands={pool: demand})).controllers == 2:
         pass
     assert view.demands[pool].keys() == {alive}
 
@@ -235,33 +234,33 @@ async def test_a_worker_that_stops_renewing_is_gone_after_its_ttl(store: Store, 
     assert (await store.workers()).keys() == {there}
 
 
-async def test_every_key_has_a_ttl(redis_url: str, new_id: Ids) -> None:
-    store = open_store(redis_url, TIMEOUT_S, prefix=new_id.prefix)
+async def test_every_key_has_a_ttl(redis_url: str, connect: Connect, new_id: Ids) -> None:
+    store = connect(redis_url, prefix=new_id.prefix)
     tenant = new_id()
     limits = Limits(rate=SLOW, tokens=SLOW, concurrency=2)
     assert (await store.admit(ask(tenant, limits, "a", tokens=1))).refused is None
-    await exchange(store, told(tenant, served=1.0, rate_us=5, held=("a",)), pool=Demand((1.0,), 1.0))
+    await exchange(
+        store, told(tenant, served=1.0, rate_us=5, held=("a",)), demands={"pool": Demand((1.0,), 1.0)}
+    )
     await store.announce(record("w"), 60)
     client = store._client
     keys = [key async for key in client.scan_iter(f"{new_id.prefix}:*")]
     assert len(keys) == 5 + 2 * 3
     assert [key for key in keys if await client.pttl(key) <= 0] == []
-    await store.close()
 
 
-async def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
+async def test_a_server_that_is_not_there_is_told_in_one_line(connect: Connect) -> None:
     port = free_port()
-    store = open_store(f"redis://:secret@127.0.0.1:{port}", TIMEOUT_S)
+    store = connect(f"redis://:secret@127.0.0.1:{port}")
     with pytest.raises(StoreError) as caught:
         await store.workers()
     assert str(port) in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    await store.close()
 
 
-async def test_after_a_restart_the_store_says_that_it_forgot(server: Server) -> None:
-    store = open_store(server.url, TIMEOUT_S)
+async def test_after_a_restart_the_store_says_that_it_forgot(server: Server, connect: Connect) -> None:
+    store = connect(server.url)
     assert (await exchange(store)).forgot
     assert not (await exchange(store)).forgot
     server.stop()
@@ -274,12 +273,10 @@ async def test_after_a_restart_the_store_says_that_it_forgot(server: Server) -> 
             continue  # the connection that died with it
     assert view.forgot
     assert not (await exchange(store)).forgot
-    await store.close()
 
 
-async def test_a_command_that_the_server_refuses_is_a_store_error(server: Server) -> None:
+async def test_a_command_that_the_server_refuses_is_a_store_error(server: Server, connect: Connect) -> None:
     server.command("CONFIG", "SET", "min-replicas-to-write", "1")
-    store = open_store(server.url, TIMEOUT_S)
+    store = connect(server.url)
     with pytest.raises(StoreError, match="NOREPLICAS"):
         await exchange(store, told("a", served=1.0))
-    await store.close()
