@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from rich.console import Console
 
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
-from curfew.client import Adjustment, Client, Completion, CurfewError, Delta, Event, Phase, Plan, Stream
-from curfew.show import Countdown, Lines, LiveLines, StreamView
+from curfew.cli.screen import show
+from curfew.client import Adjustment, Client, Completion, CurfewError, Delta, Event, Plan, Stream
 
 _NAMES: dict[type[Event], str] = {
     Plan: "plan",
@@ -69,29 +66,6 @@ def ask(
             print()
         else:
             show(stream)
-
-
-def show(stream: Stream) -> None:
-    """Shows a stream: on a terminal as a whole; else the answer on standard output and the rest on standard
-    error.
-    """
-    piped = not sys.stdout.isatty()
-    console = Console(stderr=piped, highlight=False)
-    countdown = Countdown(time.monotonic)
-
-    def to_pipe(text: str) -> None:
-        print(text, end="", flush=True)
-
-    lines = LiveLines(console, countdown) if console.is_terminal else Lines(console)
-    view = StreamView(lines, to_pipe if piped else None)
-    answered = False
-    with lines, ExitStack() as stack:
-        if piped:
-            stack.callback(lambda: print() if answered else None)
-        for event in stream:
-            answered |= isinstance(event, Delta) and event.phase is Phase.ANSWER
-            countdown.take(event)
-            view.show(event)
 
 
 def print_json(stream: Stream) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import typer
 
 from curfew.cli.ask import ask
+from curfew.cli.bench import bench
+from curfew.cli.chat import chat
 from curfew.cli.exits import EXITS
+from curfew.cli.plan import plan
 from curfew.cli.services import PASS_ON, controller, policy, serve, worker
 
 app = typer.Typer(
@@ -15,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=EXITS)(ask)
+app.command(epilog=EXITS)(chat)
+app.command(epilog=EXITS)(plan)
+app.command(epilog=EXITS)(bench)
 app.command()(serve)
 app.command(context_settings=PASS_ON)(worker)
 app.command(context_settings=PASS_ON)(controller)

@@ -13,15 +13,20 @@ from curfew.client import Mode, Options, Tls
 DEFAULT_ADDRESS = "127.0.0.1:7200"
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s|m|h)?", re.ASCII)
+MODES = {True: Mode.THINK, False: Mode.NO_THINK}
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 
 
+class BadDuration(typer.BadParameter):
+    """A text is no duration."""
+
+
 def duration(text: str) -> float:
-    """Seconds, above 0, of a text such as 800ms, 1.5s, 2m or, in seconds, 3. Raises typer.BadParameter."""
+    """Seconds, above 0, of a text such as 800ms, 1.5s, 2m or, in seconds, 3. Raises BadDuration."""
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
     if seconds <= 0:
-        raise typer.BadParameter(f"{text!r} is not a duration above 0, such as 800ms, 1.5s or 2m")
+        raise BadDuration(f"{text!r} is not a duration above 0, such as 800ms, 1.5s or 2m")
     return seconds
 
 
@@ -93,7 +98,7 @@ def wishes(
     if deadline is not None:
         options["deadline_s"] = deadline
     if think is not None:
-        options["mode"] = Mode.THINK if think else Mode.NO_THINK
+        options["mode"] = MODES[think]
     if max_reasoning is not None:
         options["max_reasoning_tokens"] = max_reasoning
     if max_answer is not None:

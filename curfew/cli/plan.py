@@ -1,0 +1,80 @@
+"""`curfew plan`: what would be decided for a question, without running it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from curfew.cli import options as cli
+from curfew.cli.exits import ending
+from curfew.client import Client, Plan
+from curfew.show import mode, spoken
+
+
+def plan(
+    question: cli.Question,
+    tenant: cli.Tenant = None,
+    key: cli.Key = None,
+    address: cli.Address = cli.DEFAULT_ADDRESS,
+    system: cli.System = "",
+    deadline: cli.Deadline = None,
+    think: cli.Think = None,
+    budget: cli.MaxReasoning = None,
+    max_answer: cli.MaxAnswer = None,
+    label: cli.Labels = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan in the JSON form of protos/curfew/v1.")
+    ] = False,
+    tls: cli.UseTls = False,
+    ca: cli.Ca = None,
+    cert: cli.Cert = None,
+    cert_key: cli.CertKey = None,
+) -> None:
+    """Tell what would be decided for a question now, and why. Nothing is run."""
+    options = cli.wishes(system, deadline, think, budget, max_answer, label)
+    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key)
+    text = sys.stdin.read() if question == "-" else question
+    with ending("plan"), Client(address.split(","), key=api_key, tls=security) as client:
+        decided = client.plan(text, **options)
+    if as_json:
+        content = MessageToDict(
+            decided.raw, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        print(json.dumps(content, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(table(decided))
+
+
+def table(plan: Plan) -> Table:
+    """A plan as rows of a name and what was decided."""
+    budget = plan.budget
+    tokens = (
+        f"{budget.reasoning_tokens} reasoning + {budget.grace_tokens} grace, {budget.answer_tokens} answer"
+    )
+    until = "none" if budget.reason_until_s is None else f"{spoken(budget.reason_until_s)} from receipt"
+    promise = f"nothing in time; {plan.target_share:.0%} of requests count"
+    if plan.deadline_s is not None:
+        promise = f"{spoken(plan.deadline_s)} to {plan.target_share:.0%} of requests"
+    predicted = f"{spoken(plan.predicted_latency_s)}, kept with probability {plan.promised_probability:.3g}"
+    rows = {
+        "decision": mode(plan),
+        "why": plan.why,
+        "budget": tokens,
+        "curfew": until,
+        "promised": promise,
+        "predicted": predicted,
+        "decided by": f"{plan.rule} of policy {plan.policy_version}, tenant {plan.tenant}",
+        "worker": plan.worker,
+    }
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", justify="right")
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    return grid
