@@ -108,6 +108,12 @@ def arguments() -> argparse.ArgumentParser:
         default=0.0,
         help="least time of a step, to rehearse the speed of a slower device",
     )
+    add(
+        "--step-limit-s",
+        type=_positive,
+        default=120,
+        help="a step that takes longer is a failure of the device; more where a long prompt waits",
+    )
     add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
     add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
     return parser
@@ -193,7 +199,7 @@ async def _serve(
     options: argparse.Namespace, engine: Engine, reader: RequestReader, description: pb.DescribeWorkerResponse
 ) -> int:
     stop = asyncio.Event()
-    thread = EngineThread(engine, on_failure=stop.set)
+    thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
     server = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
     servicer = WorkerServicer(
         thread,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -19,6 +21,8 @@ from worker.service.mailbox import Mailbox
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# A prompt as long as this doubles the time that a step may take.
+_LONG_PROMPT_TOKENS = 32768
 # What the thread is asked to do; without an engine when it has failed.
 Call = Callable[[Engine | None], None]
 
@@ -33,9 +37,24 @@ class EngineThread:
     Its methods belong to the event loop that made it; the engine is touched in the thread alone.
     """
 
-    def __init__(self, engine: Engine, on_failure: Callable[[], None]) -> None:
-        """on_failure: called once, in the event loop, when a step has failed and every request with it."""
+    def __init__(
+        self,
+        engine: Engine,
+        on_failure: Callable[[], None],
+        *,
+        step_limit_s: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """on_failure: called once, in the event loop, when a step has failed and every request with it.
+
+        step_limit_s: a step that takes longer has failed too, since a device may also fail by never coming
+        back; see `_limit_s`. clock: monotonic, in seconds.
+        """
         self._engine, self._on_failure = engine, on_failure
+        self._step_limit_s, self._clock = step_limit_s, clock
+        self._step_began_s: float | None = None
+        """Written by the thread alone. None between steps."""
+        self._watch: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._mailboxes: dict[str, Mailbox] = {}
@@ -47,11 +66,15 @@ class EngineThread:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+        self._watch = asyncio.create_task(self._watch_steps())
 
     async def stop(self) -> None:
-        """Ends the thread after the step under way."""
+        """Ends the thread after the step under way, unless that has taken too long: it may never end."""
+        if self._watch is not None:
+            self._watch.cancel()
         self._calls.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if not (self._failed and self._overdue):
+            await asyncio.to_thread(self._thread.join)
 
     @property
     def failed(self) -> bool:
@@ -127,6 +150,8 @@ class EngineThread:
             except Exception as error:  # handed to the caller
                 answer.set_exception(error)
 
+        if self._failed:
+            raise DeviceFailedError("the device has failed")
         self._calls.put(call)
         return await asyncio.wrap_future(answer)
 
@@ -135,7 +160,11 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._make_calls():
+                self._step_began_s = self._clock()
                 events = self._engine.step()
+                self._step_began_s = None
+                if self._failed:  # given up meanwhile, and all its requests with it
+                    return
                 self._post(self._deliver, events, self._engine.load())
         except Exception as error:  # nothing can be computed any more
             logger.critical("the device has failed; no more requests are taken", exc_info=error)
@@ -169,7 +198,32 @@ class EngineThread:
                 if mailbox.complete:
                     del self._mailboxes[event.request_id]
 
+    async def _watch_steps(self) -> None:
+        """Gives up the device when a step does not come back."""
+        while not self._overdue:  # noqa: ASYNC110  # nothing happens that could set an event
+            await asyncio.sleep(self._step_limit_s / 8)
+        logger.critical(
+            "a step has taken more than %.0f s; the device is given up and no more requests are taken",
+            self._limit_s,
+        )
+        self._fail()
+        with contextlib.suppress(queue.Empty):
+            while (call := self._calls.get_nowait()) is not None:  # the thread will not come to it
+                call(None)
+
+    @property
+    def _limit_s(self) -> float:
+        """What a step may take: attention to a long past takes its time."""
+        return self._step_limit_s * (1 + self._load.backlog_tokens / _LONG_PROMPT_TOKENS)
+
+    @property
+    def _overdue(self) -> bool:
+        began_s = self._step_began_s
+        return began_s is not None and self._clock() - began_s > self._limit_s
+
     def _fail(self) -> None:
+        if self._failed:
+            return
         self._failed = True
         for request_id, mailbox in self._mailboxes.items():
             mailbox.put(Failed(request_id, FailureKind.DEVICE, "the device has failed"))

@@ -167,10 +167,12 @@ async def serving(
     steps: Steps | None = None,
     clock: Callable[[], float] = time.monotonic,
     flush_s: float = 0.0,
+    step_limit_s: float = 120.0,
+    step_clock: Callable[[], float] = time.monotonic,
     **sizes: int,
 ) -> AsyncIterator[Worker]:
-    """A worker for as long as the context is open; sizes are of its engine. At the end nothing may be left in
-    it.
+    """A worker for as long as the context is open; sizes are of its engine. step_clock: of the limit. At the
+    end nothing may be left in it.
     """
     steps = steps or Steps()
     settings = make_settings(**sizes)
@@ -181,7 +183,7 @@ async def serving(
     def failed() -> None:
         worker.failures += 1
 
-    thread = EngineThread(engine, on_failure=failed)
+    thread = EngineThread(engine, on_failure=failed, step_limit_s=step_limit_s, clock=step_clock)
     reader = RequestReader(model.chat, default_closing(model))
     server = Server(max_message_bytes=1 << 20)
     servicer = WorkerServicer(

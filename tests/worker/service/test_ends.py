@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from curfew.v1 import worker_pb2
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
-from tests.worker.engine.small import small_model, small_tokenizer
+from tests.worker.engine.small import Clock, small_model, small_tokenizer
 from tests.worker.service.serving import (
     MODEL,
     NARROW,
@@ -174,6 +174,52 @@ async def test_what_waits_for_a_device_that_fails_is_told() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await adjusting
         assert caught.value.code() is UNAVAILABLE
+
+
+async def test_a_step_that_does_not_come_back_is_a_device_that_has_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    steps, clock = Steps(held=True), Clock()
+    async with serving(steps=steps, step_limit_s=0.08, step_clock=clock) as worker:
+        call = worker.stub.Generate(ask())
+        await asyncio.to_thread(steps.reached.acquire)
+        adjusting = worker.stub.AdjustBudget(worker_pb2.AdjustBudgetRequest(request_id="r"))
+        await worker.load()
+        assert not worker.thread.failed
+        clock.now_s += 0.2
+        refused = await refusal(call)
+        assert (refused.code, refused.reason.reason) == (UNAVAILABLE, "DEVICE_FAILED")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await adjusting
+        assert caught.value.code() is UNAVAILABLE
+        assert (await refusal(worker.stub.Generate(ask()))).code is UNAVAILABLE
+        assert worker.failures == 1
+        assert len([r for r in caplog.records if "a step has taken more than" in r.message]) == 1
+        # It ends although the step is still under way.
+        await worker.thread.stop()
+        steps.let_go()
+
+
+async def test_a_step_may_take_longer_while_a_long_prompt_waits() -> None:
+    steps, clock = Steps(held=True), Clock()
+    async with serving(
+        small_model(pattern="M"),
+        steps=steps,
+        step_limit_s=0.08,
+        step_clock=clock,
+        pages=20_000,
+        max_sequence_tokens=150_000,
+    ) as worker:
+        call = worker.stub.Generate(ask(text="1" * 131_072, reasoning=0, answer=1))
+        await asyncio.to_thread(steps.reached.acquire)
+        await worker.until(lambda load: load.running == 1 or load.waiting == 1)
+        clock.now_s += 0.08 * 4
+        for _ in range(100):  # as often as it takes for the watch to look
+            await worker.load()
+        assert not worker.thread.failed
+        clock.now_s += 0.08 * 2
+        assert (await refusal(call)).code is UNAVAILABLE
+        steps.let_go()
 
 
 async def test_a_worker_that_drains_refuses_new_requests_and_finishes_what_runs() -> None:
