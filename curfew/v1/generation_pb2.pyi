@@ -441,7 +441,9 @@ class TokenUsage(_message.Message):
     cached_prompt_tokens: _builtins.int
     """Of the prompt's tokens, found computed already."""
     probe_tokens: _builtins.int
-    """Beside the output: tokens that answer probes were fed as closing text, and sampled."""
+    """Beside the output: tokens that answer probes were fed as closing text, and sampled. Of a request that was resumed,
+    on its last worker.
+    """
     def __init__(
         self,
         *,

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest
 
 from curfew.rpc.calls import Context
 from curfew.rpc.errors import RpcError, invalid, reason, retry_after
@@ -14,6 +16,7 @@ from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import WorkerServiceServicer
 from worker.engine.engine import DuplicateError, QueueFullError, RefusedError, TooLargeError
 from worker.engine.events import Event, Failed, FailureKind, Finished, Output, Started
+from worker.engine.sequence import Request
 from worker.service import responses
 from worker.service.engine_thread import DeviceFailedError, EngineThread
 from worker.service.mailbox import Mailbox
@@ -71,7 +74,7 @@ class WorkerServicer(WorkerServiceServicer):
         try:
             mailbox = await self._thread.submit(read)
         except RefusedError as error:
-            raise _refusal(error) from None
+            raise _refusal(error, read) from None
         except DeviceFailedError:
             raise _device_failed() from None
         except ValueError as error:
@@ -154,7 +157,12 @@ def _device_failed() -> RpcError:
     return RpcError(grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED"))
 
 
-def _refusal(error: RefusedError) -> RpcError:
+def _refusal(error: RefusedError, request: Request) -> RpcError:
     code, name = _REFUSALS[type(error)]
-    hints = [retry_after(_RETRY_S)] if isinstance(error, QueueFullError) else []
+    hints: list[Message] = []
+    if isinstance(error, QueueFullError):
+        hints.append(retry_after(_RETRY_S))
+    if isinstance(error, TooLargeError) and request.limits.reserve_tokens:
+        violation = BadRequest.FieldViolation(field="reserve_reasoning_tokens", description=str(error))
+        hints.append(BadRequest(field_violations=[violation]))
     return RpcError(code, str(error), *hints, reason(name, **error.numbers))

@@ -262,6 +262,78 @@ async def test_the_budget_can_be_changed_while_a_request_runs() -> None:
     assert answer.count(REASONING) == 60
 
 
+@pytest.mark.parametrize(("reserve", "wish", "granted"), [(150, 140, 140), (150, 500, 150), (None, 140, 100)])
+async def test_a_budget_can_be_raised_as_far_as_was_reserved(
+    reserve: int | None, wish: int, granted: int
+) -> None:
+    steps = Steps(held=True, endless=True)
+    async with serving(steps=steps) as worker:
+        request = ask(reasoning=100, grace=0, answer=5)
+        if reserve is not None:
+            request.reserve_reasoning_tokens = reserve
+        stream = aiter(worker.stub.Generate(request))
+        steps.let(2)
+        answer = Answer([await anext(stream)])
+        change = worker_pb2.AdjustBudgetRequest(request_id=request.request_id, reasoning_tokens=wish)
+        adjusted = await worker.between_steps(worker.stub.AdjustBudget(change))
+        assert adjusted.reasoning_tokens == granted
+        steps.let_go()
+        async for response in stream:
+            answer.take(response)
+    assert answer.completion.reasoning_end == pb.REASONING_END_BUDGET
+    assert answer.count(REASONING) == granted
+    assert answer.count(ANSWER) >= 5
+
+
+async def test_a_reserve_that_is_not_drawn_on_changes_nothing() -> None:
+    request = ask(reasoning=20, temperature=1.0)
+    request.sampling.seed = 5
+    async with serving(steps=Steps(endless=True)) as worker:
+        plain = await worker.ask(request)
+        request.reserve_reasoning_tokens = 200
+        assert (await worker.ask(request)).tokens == plain.tokens
+
+
+async def test_a_stream_tells_its_start_before_anything_is_computed() -> None:
+    steps = Steps(held=True)
+    async with serving(steps=steps) as worker:
+        stream = aiter(worker.stub.Generate(ask(text="1" * 200)))
+        answer = Answer([await anext(stream)])
+        assert answer.events == ["started"]
+        assert worker.runner.steps == []
+        steps.let_go()
+        async for response in stream:
+            answer.take(response)
+    assert answer.events[-1] == "completion"
+
+
+async def test_a_reasoning_whose_answer_is_stable_ends_early_and_its_probes_are_accounted() -> None:
+    rule = worker_pb2.ProbeRule(
+        first_reasoning_tokens=4, every_reasoning_tokens=2, stable_answers=2, answer_tokens=1
+    )
+    async with serving(steps=Steps(endless=True)) as worker:
+        request = ask(reasoning=200, grace=4)
+        unprobed = await worker.ask(request)
+        request.probe.CopyFrom(rule)
+        probed = await worker.ask(request)
+        completion = probed.completion
+        assert completion.reasoning_end == pb.REASONING_END_STABLE
+        assert completion.probes >= 2
+        assert completion.usage.probe_tokens > completion.probes
+        reasoning = [token for token in probed.tokens if token[0] == REASONING]
+        assert len(reasoning) == completion.usage.reasoning_tokens < 200
+        assert reasoning == unprobed.tokens[: len(reasoning)]
+        assert unprobed.completion.usage.probe_tokens == unprobed.completion.probes == 0
+        struck = [r.strike for r in probed.responses if r.HasField("strike")]
+        assert {strike.reason for strike in struck} == {pb.REASONING_END_STABLE}
+        for tokens in range(struck[0].reasoning_tokens + 1, len(reasoning) + 5):
+            got, again = resumed_after(probed, tokens, request)
+            rest = await worker.ask(again)
+            assert got.tokens + rest.tokens == probed.tokens
+            assert rest.completion.reasoning_end == pb.REASONING_END_STABLE
+            assert rest.completion.usage.probe_tokens == 0
+
+
 async def test_the_end_of_reasoning_can_be_brought_forward_while_a_request_runs() -> None:
     clock = Clock()
     steps = Steps(held=True, endless=True)

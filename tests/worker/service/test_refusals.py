@@ -63,6 +63,12 @@ def strike(reason: pb.ReasoningEnd.ValueType) -> Change:
     return change
 
 
+def probe(**changed: int) -> Change:
+    numbers = {"first_reasoning_tokens": 8, "every_reasoning_tokens": 8, "stable_answers": 2}
+    rule = worker_pb2.ProbeRule(**(numbers | {"answer_tokens": 5} | changed))
+    return lambda request: request.probe.CopyFrom(rule)
+
+
 def field(name: str, value: object) -> Change:
     return lambda request: setattr(request, name, value)
 
@@ -107,6 +113,11 @@ def budget(name: str, value: int) -> Change:
         (resume(pb.PHASE_REASONING, 2**32 - 1), "resume", str(2**32 - 1)),
         (resume(pb.PHASE_REASONING, *[5] * 900), "resume", "900"),
         (strike(pb.REASONING_END_NONE), "strike.reason", "must be one that strikes, is 1"),
+        (field("reserve_reasoning_tokens", 11), "reserve_reasoning_tokens", "reasoning_tokens, 12, is 11"),
+        (probe(first_reasoning_tokens=0), "probe.first_reasoning_tokens", "must be at least 1, is 0"),
+        (probe(every_reasoning_tokens=0), "probe.every_reasoning_tokens", "must be at least 1, is 0"),
+        (probe(stable_answers=1), "probe.stable_answers", "must be at least 2, is 1"),
+        (probe(answer_tokens=0), "probe.answer_tokens", "must be at least 1, is 0"),
     ],
 )  # fmt: skip
 async def test_an_invalid_field_is_told_with_its_value(change: Change, path: str, description: str) -> None:
@@ -130,15 +141,24 @@ async def test_all_invalid_fields_are_told_at_once() -> None:
     assert list(refused.violations) == paths
 
 
-async def test_samples_and_a_strike_do_not_go_with_what_they_need_or_exclude() -> None:
+async def test_fields_do_not_go_with_what_they_need_or_exclude() -> None:
     several = ask()
     several.samples = 2
     several.resume.add(phase=pb.PHASE_REASONING, token_ids=[5])
+    several_probed = ask()
+    several_probed.samples = 2
+    probe()(several_probed)
+    nothing_to_raise = ask(reasoning=0)
+    nothing_to_raise.reserve_reasoning_tokens = 5
     nothing_resumed = ask()
     nothing_resumed.strike.reason = pb.REASONING_END_LOOP
     async with serving() as worker:
         refused = await refusal(worker.stub.Generate(several))
         assert refused.violations == {"samples": "must be 1 with resume, is 2"}
+        refused = await refusal(worker.stub.Generate(several_probed))
+        assert refused.violations == {"samples": "must be 1 with probe, is 2"}
+        refused = await refusal(worker.stub.Generate(nothing_to_raise))
+        assert refused.violations == {"reserve_reasoning_tokens": "must be 0 without reasoning, is 5"}
         refused = await refusal(worker.stub.Generate(nothing_resumed))
         assert refused.violations == {"strike": "is only for a request with resume"}
 
@@ -175,6 +195,18 @@ async def test_what_can_never_fit_is_out_of_range(change: Change, numbers: dict[
     for name, value in numbers.items():
         assert refused.reason.metadata[name].startswith(value)
         assert refused.reason.metadata[name] in refused.text
+
+
+async def test_a_reserve_that_can_never_fit_is_told_as_the_field_that_it_is() -> None:
+    request = ask()
+    request.reserve_reasoning_tokens = 5000
+    async with serving() as worker:
+        refused = await refusal(worker.stub.Generate(request))
+        assert refused.code is grpc.StatusCode.OUT_OF_RANGE
+        assert refused.reason.reason == "REQUEST_TOO_LARGE"
+        assert "exceed the 1024" in refused.violations["reserve_reasoning_tokens"]
+        request.reserve_reasoning_tokens = 12
+        assert (await worker.ask(request)).events[-1] == "completion"
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
