@@ -14,6 +14,7 @@ from typing import TextIO
 
 import grpc
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -114,7 +115,7 @@ def _simulate(
     runs = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_console(sys.stderr), transient=True) as progress:
-        tasks = {name: progress.add_task(name, total=end_s) for name in policies}
+        tasks = {name: progress.add_task(escape(name), total=end_s) for name in policies}
         for name, policy in policies.items():
 
             def advance(now_s: float, task: TaskID = tasks[name]) -> None:
@@ -164,7 +165,7 @@ def _table(told: Told, runs: Mapping[str, Run]) -> Table:
                 f"[red]{cell(summary)}[/]" if name == KEPT and summary.short else cell(summary)
                 for name, cell in COLUMNS
             ]
-            table.add_row(tenant if index == 0 else "", *([policy] if several else []), *cells)
+            table.add_row(tenant if index == 0 else "", *([escape(policy)] if several else []), *cells)
     return table
 
 

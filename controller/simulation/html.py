@@ -18,6 +18,8 @@ MOST_TENANTS = 12
 SLICES = 30
 """Of time, in the plots over time; fewer where a slice would hold too few requests."""
 LEAST_IN_SLICE = 8
+MOST_BARS = 8
+"""Of budgets, beside that of no_think; smaller ones are counted with the first."""
 
 _STYLE = Path(__file__).with_name("report.css")
 
@@ -122,12 +124,10 @@ def _budgets(tenant: str, runs: Sequence[Sequence[Record]]) -> str:
         [r.decision.budget_tokens for r in records if r.decision is not None and r.done is not None]
         for records in runs
     ]
-    bounds = [0]
     most = max((budget for budgets in granted for budget in budgets), default=1)
-    positive = [budget for budgets in granted for budget in budgets if budget > 0]
-    edge = 1 << max(0, min(positive, default=1).bit_length() - 1)
+    bounds = [0, 1 << max(0, most.bit_length() - MOST_BARS)]
     while bounds[-1] < most:
-        bounds.append(max(edge, 2 * bounds[-1]))
+        bounds.append(2 * bounds[-1])
     heights = []
     for budgets in granted:
         count = [0] * len(bounds)
@@ -171,7 +171,7 @@ def _frontier(told: Told) -> str:
         for series, seconds, quality in group:
             told_there = f"{tenant}, {names[series]}: {percent(quality)} in {format_duration(seconds)}"
             plot.dot((seconds, quality), series, told_there)
-        plot.name(group[-1][1:], tenant)
+        plot.name(group[0][1:], tenant)
     return plot.svg()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 42
 TICKS = 5
 
 Point = tuple[float, float]
@@ -125,7 +125,7 @@ class Plot:
             text = self._x.show(tick)
             if text:
                 parts.append(
-                    f'<text x="{self._at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">'
+                    f'<text x="{self._at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
                     f"{escape(text)}</text>"
                 )
         bottom = HEIGHT - BOTTOM

@@ -24,7 +24,8 @@ QUESTION = "What is 12 + 37 + 45 + 81 + 9 + 66 + 23 + 54 + 98 + 30 + 17 + 72?"
 """One that takes some reasoning, of any model."""
 REASONING_TOKENS = 96
 ANSWER_TOKENS = 16
-ROUNDS = 4
+BATCHES = (1, 2, 4, 8, 1, 2, 4, 8)
+"""Questions that are asked together, one batch after another. Of more, this process would measure itself."""
 CPU_STEP_TOKENS, CPU_IDLE_STEP_TOKENS = 64, 512
 """Prompt tokens of a step that a worker takes by default on a CPU."""
 SOME_RATIOS = 8
@@ -40,8 +41,7 @@ async def record_speed(address: str) -> str:
         stub = WorkerServiceStub(channel)
         description = await stub.DescribeWorker(worker_pb2.DescribeWorkerRequest(), timeout=TIMEOUT_S)
         streams = []
-        for number in range(ROUNDS):
-            batch = max(1, description.limits.slots >> (ROUNDS - 1 - number))
+        for batch in (size for size in BATCHES if size <= description.limits.slots):
             together = (_stream(stub, f"speed-{time.time_ns()}-{i}") for i in range(batch))
             streams += [(batch, stream) for stream in await asyncio.gather(*together)]
     points = [(point.batch_size, seconds(point.step)) for point in description.speed.decode]

@@ -280,4 +280,28 @@ PRESETS: Mapping[str, WorkerModel] = {
         memory_bytes=2.9e9,
         slots=8,
     ),
+    # Measured on two shared CPU cores; `make demo` gives each step 8 ms.
+    "demo": WorkerModel(
+        name="demo",
+        source="the demo's worker at 8 ms a step, measured",
+        decode=DecodeCurve.through(
+            [(1, 0.65e-3), (2, 0.75e-3), (4, 0.9e-3), (8, 1.1e-3), (16, 1.9e-3), (32, 2.8e-3)]
+        ),
+        prefill_tokens_per_s=30_000.0,
+        slots=32,
+        max_sequence_tokens=131_072,
+        page_tokens=32,
+        pages=8_009,
+        queue=256,
+        bytes_per_token=1.15,
+        engine=EngineDetails(
+            step_tokens=64,
+            idle_step_tokens=512,
+            chunk_tokens=32,
+            least_step_s=8e-3,
+            relay_s=5e-3,
+            boundary_tokens=5.5,
+            step_ratios=(1.01, 1.02, 1.03, 1.05, 1.05, 1.06, 1.08, 1.1, 1.12, 1.2),
+        ),
+    ),
 }
