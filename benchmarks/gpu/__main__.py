@@ -22,6 +22,7 @@ from benchmarks.gpu.published import HYBRID_9B, TRANSFORMER_8B
 from benchmarks.gpu.shapes import TINY, Inputs
 from kernels import Kernels, kernels_for
 from worker.model.config import ModelConfig
+from worker.model.linear import WeightFormat
 
 RESULTS = Path(__file__).parents[1] / "results"
 _SMOKE_SIZES = Sizes(sequences=(2,), contexts=((2, 40),), tokens=(50,), packed=(3, 4))
@@ -66,6 +67,17 @@ class Benchmark:
         for tokens in (50,) if self.smoke else (1024, 8192, 32768):
             yield model.prefill(tokens, self.roofs)
 
+    def quantised_speed(self) -> Iterator[object]:
+        """The same model with weights of 8 bits."""
+        config = ModelConfig.parse(self.hybrid)
+        for weights in (WeightFormat.INT8, WeightFormat.FP8):
+            model = MeasuredModel(config, self.kernels, self.device, self.dtype, weights)
+            for sequences in (1, 2) if self.smoke else (1, 8, 32, 128):
+                yield model.decode(sequences, 40 if self.smoke else 1024, self.roofs)
+            yield model.prefill(50 if self.smoke else 8192, self.roofs)
+            del model
+            release(self.device)
+
     def long_output(self) -> Iterator[object]:
         """The hybrid against a transformer of its size, 8k in and 16k out, at the batch that memory allows:
         of an A10G's 22.06 GiB, and of this device.
@@ -74,8 +86,13 @@ class Benchmark:
         here = 22.06
         if self.device.type == "cuda":
             here = torch.cuda.get_device_properties(self.device).total_memory / 2**30
-        for name, shape in (("hybrid", self.hybrid), ("transformer", self.transformer)):
-            model = MeasuredModel(ModelConfig.parse(shape), self.kernels, self.device, self.dtype)
+        for name, shape, weights in (
+            ("hybrid", self.hybrid, WeightFormat.FULL),
+            ("hybrid in int8", self.hybrid, WeightFormat.INT8),
+            ("transformer", self.transformer, WeightFormat.FULL),
+        ):
+            config = ModelConfig.parse(shape)
+            model = MeasuredModel(config, self.kernels, self.device, self.dtype, weights)
             for device_gib in (1.5,) if self.smoke else (22.06, here):
                 result = long_output(name, model, device_gib, self.roofs, **sizes)
                 if result is not None:
@@ -101,7 +118,14 @@ class Benchmark:
 def main() -> int:
     """Runs the benchmark. Returns 1 when a kernel is wrong or a section failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    sections = ["correctness", "kernel_speed", "model_speed", "long_output", "transformers"]
+    sections = [
+        "correctness",
+        "kernel_speed",
+        "model_speed",
+        "quantised_speed",
+        "long_output",
+        "transformers",
+    ]
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--kernels", help="torch, triton or mamba_ssm; by default the device's fastest")
     parser.add_argument("--sections", nargs="+", choices=sections, default=sections)

@@ -13,11 +13,14 @@ from torch.nn import functional as F
 from benchmarks.gpu import references
 from benchmarks.gpu.shapes import Inputs, page_count
 from kernels import Kernels
+from worker.model.linear import QuantisedLinear, WeightFormat
 
 _EPS = 1e-5
 # Largest error, as a share of the largest number of the result, that rounding explains: operands of the
 # scan's and the attention's products are rounded to the model's type, sums are in fp32.
 _TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+# Share of the mass by which a drawn token must be clear of any border.
+_CLEAR = 1e-6
 _SPANS = {
     "one piece": [(0, 300)],
     "many pieces": [(0, 1), (130, 64), (127, 2), (5, 150), (256, 128)],
@@ -45,12 +48,13 @@ def check_all(kernels: Kernels, inputs: Inputs) -> Iterator[Check]:
     """
     for dtype in dict.fromkeys((torch.float32, inputs.dtype)):
         typed = replace(inputs, dtype=dtype)
-        products = (_scans, _attention) if dtype == inputs.dtype else ()
+        products = (_scans, _attention, _linears) if dtype == inputs.dtype else ()
         for check in (_norms, _convolutions, _elementwise, *products):
             for name, got, exact in check(kernels, typed):
                 scale = exact.abs().max().clamp(min=1e-30)
                 error = float((got.double() - exact).abs().max() / scale)
                 yield Check(name, str(dtype).removeprefix("torch."), error, _TOLERANCE[dtype])
+    yield from _choices(kernels, inputs)
 
 
 Comparison = tuple[str, Tensor, Tensor]
@@ -153,6 +157,43 @@ def _attention(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
             for part, table, length in zip(q.split(counts), tables, lengths, strict=True)
         ]
         yield f"attention, {name}", got, torch.cat(exact)
+
+
+def _linears(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
+    for weights in (WeightFormat.INT8, WeightFormat.FP8):
+        for name, weight in inputs.projections().items():
+            found = QuantisedLinear.prepare(weight, None, weights, kernels)
+            # Each tile, and a part of one.
+            for tokens in (1, 20, 50, 130, 400):
+                x = inputs.random(tokens, weight.shape[1])
+                exact = references.quantised_linear(x, found.weight, found.scales)
+                yield f"quantised_linear, {weights.value}, {name}, {tokens}", found(x), exact
+
+
+def _choices(kernels: Kernels, inputs: Inputs) -> Iterator[Check]:
+    """The error is the share of tokens that are not those of a sort in float64, of what no rounding of the
+    sums can change.
+    """
+    logits, rules = inputs.logits(256), inputs.sampling(256)
+    temperature, top_p, top_k, random = rules
+    for name, given_p, given_k in (
+        ("temperature", None, None),
+        ("top_p", top_p, None),
+        ("top_k", None, top_k),
+        ("top_p and top_k", top_p, top_k),
+    ):
+        got = kernels.sample(logits, temperature, given_p, given_k, None, random)
+        whole, none = torch.ones_like(temperature), torch.zeros_like(temperature)
+        exact, margin = references.sample(
+            logits,
+            temperature,
+            whole if given_p is None else given_p,
+            none if given_k is None else given_k,
+            random,
+        )
+        clear = margin > _CLEAR
+        wrong = float(((got != exact) & clear).sum() / clear.sum().clamp(min=1))
+        yield Check(f"sample, {name}: {int(clear.sum())} clear of 256", "float32", wrong, 0.0)
 
 
 def _elementwise(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from benchmarks.gpu.measure import Roofs, kernel_s
 from benchmarks.gpu.shapes import Inputs, page_count
 from kernels import Kernels
+from worker.model.linear import QuantisedLinear, WeightFormat
 
 Prepare = Callable[[Kernels], Callable[[], object]]
 
@@ -58,6 +60,9 @@ def cases(inputs: Inputs, *, sizes: Sizes) -> Iterator[Case]:
         yield _attention_prefill(inputs, tokens)
         yield _relu2(inputs, tokens)
     yield _scan_prefill(inputs, list(sizes.packed))
+    for sequences in sizes.sequences:
+        yield _sample(inputs, sequences)
+    yield from _linears(inputs, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +205,47 @@ def _attention_prefill(inputs: Inputs, tokens: int) -> Case:
 def _relu2(inputs: Inputs, tokens: int) -> Case:
     x = inputs.random(tokens, inputs.config.mlp_size)
     return Case(f"relu2 {tokens}", 2 * _bytes(x), 0, lambda kernels: lambda: kernels.relu2(x))
+
+
+def _sample(inputs: Inputs, sequences: int) -> Case:
+    logits, (temperature, top_p, _, random) = inputs.logits(sequences), inputs.sampling(sequences)
+    return Case(
+        f"sample with top_p {sequences}",
+        _bytes(logits),
+        0,
+        lambda kernels: lambda: kernels.sample(logits, temperature, top_p, None, None, random),
+        peers=("torch",),
+    )
+
+
+def _linears(inputs: Inputs, sizes: Sizes) -> Iterator[Case]:
+    """Quantised products, beside the plain one of the same weight, which no kernel is asked for."""
+    for name, weight in inputs.projections().items():
+        for tokens in (*sizes.sequences, *sizes.tokens):
+            x = inputs.random(tokens, weight.shape[1])
+            operations = 2 * tokens * weight.numel()
+            rest = _bytes(x) + tokens * weight.shape[0] * x.element_size()
+            yield Case(
+                f"{name} in full {tokens}",
+                _bytes(weight) + rest,
+                operations,
+                partial(_product, x=x, weight=weight),
+            )
+            for weights in (WeightFormat.INT8, WeightFormat.FP8):
+                yield Case(
+                    f"{name} in {weights.value} {tokens}",
+                    weight.numel() + 4 * weight.shape[0] + rest,
+                    operations,
+                    partial(_quantised_product, x=x, weight=weight, weights=weights),
+                    peers=("torch",),
+                )
+
+
+def _product(kernels: Kernels, *, x: Tensor, weight: Tensor) -> Callable[[], object]:
+    return lambda: torch.mm(x, weight.t())
+
+
+def _quantised_product(
+    kernels: Kernels, *, x: Tensor, weight: Tensor, weights: WeightFormat
+) -> Callable[[], object]:
+    return partial(QuantisedLinear.prepare(weight, None, weights, kernels), x)

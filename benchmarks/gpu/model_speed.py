@@ -15,9 +15,10 @@ from benchmarks.gpu.shapes import PAGE_TOKENS, Inputs, decodes, page_count
 from kernels import Kernels
 from worker.engine.build import EngineOptions
 from worker.engine.graphs import DecodeGraphs, cuda_capture
-from worker.engine.memory import plan_memory
+from worker.engine.memory import sequences_that_fit
 from worker.model.config import LayerKind, ModelConfig
 from worker.model.dummy import DummyTensors
+from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -37,14 +38,21 @@ class MeasuredModel:
     """A network with random weights on a device, and its floors."""
 
     def __init__(
-        self, config: ModelConfig, kernels: Kernels, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        kernels: Kernels,
+        device: torch.device,
+        dtype: torch.dtype,
+        weights: WeightFormat = WeightFormat.FULL,
     ) -> None:
         tensors = DummyTensors(device=device, dtype=dtype)
         self.config, self.device, self.dtype = config, device, dtype
-        self.network = Network(config, tensors, kernels, dtype=dtype)
+        self.network = Network(config, tensors, kernels, dtype=dtype, weights=weights)
         self.inputs = Inputs(config, device, dtype)
+        self._label = "" if weights is WeightFormat.FULL else f", {weights.value} weights"
         embeddings = 0 if config.tied_embeddings else config.vocab_size * config.hidden_size
-        self._decode_bytes = (tensors.parameters - embeddings) * dtype.itemsize
+        held = sum(tensor.nbytes for tensor in self.network.tensors())
+        self._decode_bytes = held - embeddings * dtype.itemsize
         # Every weight but the embeddings and the head multiplies every token once.
         self._token_operations = 2 * (tensors.parameters - 2 * embeddings)
 
@@ -100,7 +108,8 @@ class MeasuredModel:
         )
         states = "" if ssm_dtype == torch.float32 else ", bf16 states"
         how = "" if graphs else ", no graph"
-        return _time(f"decode {sequences} × {context}{states}{how}", taken_s, moved / roofs.copy, sequences)
+        name = f"decode {sequences} × {context}{self._label}{states}{how}"
+        return _time(name, taken_s, moved / roofs.copy, sequences)
 
     @torch.inference_mode()
     def prefill(self, tokens: int, roofs: Roofs, *, step_tokens: int = 8192) -> StepTime:
@@ -130,27 +139,11 @@ class MeasuredModel:
             + scan * config.count(LayerKind.MAMBA)
             + attention * config.count(LayerKind.ATTENTION)
         )
-        return _time(f"prefill {tokens}", taken_s, operations / roofs.matrix, tokens)
+        return _time(f"prefill {tokens}{self._label}", taken_s, operations / roofs.matrix, tokens)
 
 
 def _time(name: str, taken_s: float, floor_s: float, tokens: int) -> StepTime:
     return StepTime(name, taken_s * 1e3, floor_s * 1e3, taken_s / floor_s, tokens / taken_s)
-
-
-def memory_limited_batch(config: ModelConfig, device_bytes: int, tokens: int) -> int:
-    """The most sequences of `tokens` tokens that fit a device at once, 0 when none does."""
-    most = 0
-    for slots in range(1, 1025):
-        try:
-            plan = plan_memory(
-                config, device_bytes, EngineOptions(slots=slots, checkpoints=0, max_sequence_tokens=tokens)
-            )
-        except ValueError:
-            break
-        if plan.kv_tokens < slots * tokens:
-            break
-        most = slots
-    return most
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +170,8 @@ def long_output(
     output: int = 16384,
 ) -> LongOutput | None:
     """Times the batch that memory allows, decoding at the middle of its outputs; None when not one fits."""
-    batch = memory_limited_batch(model.config, int(device_gib * 2**30), prompt + output)
+    options = EngineOptions(checkpoints=0, max_sequence_tokens=prompt + output)
+    batch = sequences_that_fit(model.config, int(device_gib * 2**30), options, weights=model.network.weights)
     if batch == 0:
         return None
     prefill_s = batch * model.prefill(prompt, roofs).time_ms / 1e3

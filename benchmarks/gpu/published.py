@@ -36,8 +36,8 @@ HYBRID_9B: dict[str, object] = {
     "max_position_embeddings": 131072,
     "eos_token_id": 12,
 }
-# NVIDIA-Nemotron-Nano-12B-v2 and -3-Nano-4B: the published counts of each kind of layer; their order changes no
-# size.
+# NVIDIA-Nemotron-Nano-12B-v2 and -3-Nano-4B: the published counts of each kind of layer; their order changes
+# no size.
 HYBRID_12B = HYBRID_9B | {
     "hybrid_override_pattern": "M" * 28 + "-" * 28 + "*" * 6,
     "num_hidden_layers": 62,

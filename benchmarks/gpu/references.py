@@ -51,3 +51,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.einsum("thd,lhd->htl", q.double(), keys) * q.shape[-1] ** -0.5
     seen = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
     return torch.einsum("htl,lhd->thd", scores.masked_fill(~seen, -torch.inf).softmax(-1), values)
+
+
+def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """x [T, in], weight [out, in], scales [out] → [T, out]."""
+    return x.double() @ (weight.double() * scales.double()[:, None]).t()
+
+
+def sample(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, random: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The kernel's arguments → (ids [n], how near a border lies, as a share of the mass [n])."""
+    weights = torch.softmax(logits.double() / temperature.double()[:, None], -1)
+    ordered = weights.sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    rank = torch.arange(weights.shape[1], device=logits.device)
+    share, most = top_p.double()[:, None], top_k.long()[:, None]
+    kept = ((before < share) | (share >= 1)) & ((rank < most) | (most == 0))
+    least = torch.where(kept, ordered, torch.inf).amin(-1, keepdim=True)
+    upto = torch.where(weights >= least, weights, 0).cumsum(-1)
+    target = upto[:, -1:] * random.double()[:, None]
+    of_draw = ((upto - target).abs() / upto[:, -1:]).amin(-1)
+    of_nucleus = torch.where(share < 1, (before - share).abs(), 1.0).amin(-1)
+    ids = torch.searchsorted(upto, target, right=True).squeeze(1)
+    return ids, torch.minimum(of_draw, of_nucleus)

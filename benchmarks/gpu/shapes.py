@@ -88,6 +88,31 @@ class Inputs:
         q, k, v = self.random(tokens, sum(parts), config.head_dim).split(parts, dim=1)
         return q, k, v
 
+    def projections(self) -> dict[str, Tensor]:
+        """The weights [out, in] of a Mamba layer's and an MLP's projections, scaled as trained ones are."""
+        config = self.config
+        mamba = config.inner_size + config.conv_size + config.mamba_heads
+        shapes = {
+            "in_proj": (mamba, config.hidden_size),
+            "out_proj": (config.hidden_size, config.inner_size),
+            "up_proj": (config.mlp_size, config.hidden_size),
+            "down_proj": (config.hidden_size, config.mlp_size),
+        }
+        return {name: self.random(*shape).mul_(shape[1] ** -0.5) for name, shape in shapes.items()}
+
+    def logits(self, rows: int) -> Tensor:
+        """Logits of which a few hundred tokens matter, as a language model's."""
+        return 3 * self.random(rows, self.config.vocab_size, dtype=torch.float32)
+
+    def sampling(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Temperature, top-p, top-k and the random number of each row."""
+        temperature, top_p = (
+            torch.rand(rows, device=self.device) * width + least for width, least in ((0.9, 0.3), (0.6, 0.4))
+        )
+        top_k = torch.randint(0, self.config.vocab_size // 2, (rows,), device=self.device).float()
+        random = torch.randint(0, 1 << 24, (rows,), device=self.device) / (1 << 24)
+        return temperature, top_p, top_k, random
+
     def pages(self, count: int) -> Tensor:
         """A pool of keys or values."""
         return self.random(count, PAGE_TOKENS, self.config.kv_heads, self.config.head_dim)
