@@ -23,6 +23,7 @@ from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 CALL_TIMEOUT_S = 5.0
 PAGE = 1000
+_UNREACHABLE = 6  # as with the commands that ask
 FRAME_LINES = 10
 """Of a screen, beside the rows of the tables: titles, headers, margins."""
 
@@ -63,7 +64,10 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each time.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds between looks.")] = 1.0,
 ) -> None:
-    """Watch how tenants and workers stand."""
+    """Watch how tenants and workers stand, until Ctrl-C.
+
+    Exits with 6 when the controller cannot be reached.
+    """
     with grpc.insecure_channel(admin) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
 
@@ -77,7 +81,7 @@ def top(
                 _watch(look, admin, interval)
         except grpc.RpcError as error:
             print(f"curfew top: {admin}: {_told(error)}", file=sys.stderr)
-            raise typer.Exit(1) from None
+            raise typer.Exit(_UNREACHABLE if _is_away(error) else 1) from None
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
@@ -269,6 +273,11 @@ def _table(width: int, name: str, *columns: tuple[str, int]) -> Table:
 
 def _as_dict(message: Message) -> dict[str, object]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _is_away(error: grpc.RpcError) -> bool:
+    away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, grpc.Call) and error.code() in away
 
 
 def _told(error: grpc.RpcError) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from controller.service.server import Addresses
+from controller.simulation.trace import read_trace
+from curfew.v1 import admin_pb2
 from tests.controller.fake_worker import FakeWorker, Script
-from tests.controller.service.harness import Door
+from tests.controller.service.harness import Door, ask
 
 READY = "curfew controller ready: "
 
@@ -130,3 +135,53 @@ async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
 async def test_wrong_arguments_are_told(tmp_path: Path) -> None:
     said = await cannot_start("--policy", policy_file(tmp_path), "--worker", "nowhere")
     assert said.splitlines()[-1].endswith("error: argument --worker: 'nowhere' is not HOST:PORT")
+
+
+def top(door: Door) -> dict[str, Any]:
+    """What `curfew top --once --json` prints."""
+    curfew = str(Path(sys.executable).with_name("curfew"))
+    command = [curfew, "top", "--once", "--json", "--admin", door.addresses.admin]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+async def test_a_shadow_and_a_recording_are_begun_by_options_and_ended_with_the_process(
+    tmp_path: Path,
+) -> None:
+    shadow, recordings = tmp_path / "shadow.yaml", tmp_path / "recordings"
+    shadow.write_text("apiVersion: curfew/v1\ntenants:\n  - {name: analyst, budget: {max: 7}}\n")
+    options = ("--shadow", str(shadow), "--record", str(recordings), "--record-label", "task")
+    async with FakeWorker() as worker, running(worker, tmp_path, *options) as (process, door):
+        answer = await door.generate("analyst", ask(labels={"task": "triage", "user": "jo"}))
+        assert answer.error is None
+        told = await asyncio.to_thread(top, door)
+        shadow.rename(tmp_path / "gone.yaml")
+        while not (await door.admin.GetStatus(admin_pb2.GetStatusRequest())).shadow.rejected:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    (analyst,) = told["tenants"]
+    assert (analyst["shadow"]["compared"], analyst["shadow"]["budget"]) == ("1", "1")
+    assert told["status"]["workers"][0]["available"]
+    (arrival,) = read_trace(next(recordings.glob("*.csv"))).arrivals
+    assert (arrival.tenant, dict(arrival.labels)) == ("analyst", {"task": "triage"})
+
+
+async def test_a_recording_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    file = policy_file(tmp_path)
+    said = await cannot_start("--policy", file, "--worker", "127.0.0.1:1", "--record", file)
+    assert said == f"curfew controller: nothing can be recorded to {file}: File exists\n"
+
+
+async def test_keys_come_from_the_files_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "analyst-key").write_text("another key\n")
+    file = policy_file(tmp_path)
+    file.write_text(file.read_text().partition("    keys:")[0] + "    key: {file: analyst-key}\n")
+    said = await cannot_start("--policy", file, "--worker", "127.0.0.1:1", "--secrets", tmp_path / "keys")
+    assert said == (
+        f"curfew controller: {file}:4:17: tenants[0].key.file: "
+        "line 1 of secret analyst-key is not a key, which holds no space\n"
+    )
