@@ -1,0 +1,1 @@
+"""What the controller adds to requests and tokens."""
