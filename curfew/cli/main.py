@@ -10,6 +10,7 @@ from curfew.cli.chat import chat
 from curfew.cli.exits import EXITS
 from curfew.cli.plan import plan
 from curfew.cli.services import PASS_ON, controller, policy, serve, worker
+from curfew.cli.top import top
 
 app = typer.Typer(
     name="curfew",
@@ -22,6 +23,7 @@ app.command(epilog=EXITS)(chat)
 app.command(epilog=EXITS)(plan)
 app.command(epilog=EXITS)(bench)
 app.command()(serve)
+app.command()(top)
 app.command(context_settings=PASS_ON)(worker)
 app.command(context_settings=PASS_ON)(controller)
 app.command(context_settings=PASS_ON)(policy)
