@@ -588,7 +588,7 @@ class WorkerLoad(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     running: _builtins.int
-    """Sequences that run."""
+    """Sequences that run, answer probes included. Probes make room for whoever comes."""
     waiting: _builtins.int
     """Requests that wait."""
     prefill_backlog_tokens: _builtins.int
