@@ -29,7 +29,7 @@ class WorkerServiceStub(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    OUT_OF_RANGE when the request can never fit this worker (with a violation of a reserve that it asks for); ALREADY_EXISTS for a request id in use; UNAVAILABLE while
     draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
@@ -60,7 +60,7 @@ class WorkerServiceServicer(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    OUT_OF_RANGE when the request can never fit this worker (with a violation of a reserve that it asks for); ALREADY_EXISTS for a request id in use; UNAVAILABLE while
     draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
@@ -115,7 +115,7 @@ class WorkerService(object):
     """Runs the model.
 
     Errors: INVALID_ARGUMENT with BadRequest field violations; RESOURCE_EXHAUSTED with RetryInfo when the queue is full;
-    OUT_OF_RANGE when the request can never fit this worker; ALREADY_EXISTS for a request id in use; UNAVAILABLE while
+    OUT_OF_RANGE when the request can never fit this worker (with a violation of a reserve that it asks for); ALREADY_EXISTS for a request id in use; UNAVAILABLE while
     draining (ErrorInfo DRAINING) and once the device has failed (DEVICE_FAILED); INTERNAL when one request fails.
     """
 
