@@ -41,12 +41,12 @@ def open_store(url: str, timeout_s: float, prefix: str = "curfew") -> RedisStore
         "socket_connect_timeout": timeout_s,
     }
     if scheme in ("redis", "rediss", "unix"):
-        # Who calls knows better than the client when to try again.
-        return RedisStore(Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options), prefix)
+        return RedisStore(Redis.from_url(url, retry=_never(), **options), prefix)
     if scheme == "redis+cluster":
         return RedisStore(_cluster(url, options), prefix)
     if scheme == "redis+sentinel":
-        return RedisStore(_sentinel(url, options), prefix)
+        master, sentinels = _sentinel(url, options)
+        return RedisStore(master, prefix, sentinels)
     raise ValueError(f"not the URL of a store; write {FORMS}")
 
 
@@ -54,26 +54,33 @@ def _cluster(url: str, options: _Options) -> RedisCluster:
     parts = urlsplit(url)
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, DEFAULT_PORT)]
     user, password = _credentials(parts.netloc)
-    return RedisCluster(startup_nodes=nodes, username=user, password=password, **options)
+    # Once more for a slot that has moved, and once for a server that has gone.
+    again = Retry(NoBackoff(), 2)
+    return RedisCluster(startup_nodes=nodes, username=user, password=password, retry=again, **options)
 
 
-def _sentinel(url: str, options: _Options) -> Redis:
+def _sentinel(url: str, options: _Options) -> tuple[Redis, list[Redis]]:
     parts = urlsplit(url)
     service, _, database = parts.path.strip("/").partition("/")
     if not service or not (database or "0").isdigit():
         raise ValueError(f"names no service; write {FORMS}")
     user, password = _credentials(parts.netloc)
     hosts = _hosts(parts.netloc, DEFAULT_SENTINEL_PORT)
-    sentinel = Sentinel(hosts, sentinel_kwargs=dict(options))  # type: ignore[no-untyped-call]  # redis-py's
+    sentinel = Sentinel(hosts, sentinel_kwargs={**options, "retry": _never()})  # type: ignore[no-untyped-call]  # redis-py's
     master: Redis = sentinel.master_for(
         service,
         db=int(database or "0"),
         username=user,
         password=password,
-        retry=Retry(NoBackoff(), 0),
+        retry=_never(),
         **options,
     )
-    return master
+    return master, sentinel.sentinels
+
+
+def _never() -> Retry:
+    """Who calls knows better than the client when to try again."""
+    return Retry(NoBackoff(), 0)
 
 
 def _hosts(netloc: str, default_port: int) -> list[tuple[str, int]]:

@@ -62,8 +62,13 @@ class _Call:
 class RedisStore:
     """Any number of controllers may use one server through it, or one cluster."""
 
-    def __init__(self, client: Redis | RedisCluster, prefix: str = "curfew") -> None:
-        """client: decodes replies, has its timeouts set and does not retry. prefix: of all keys."""
+    def __init__(
+        self, client: Redis | RedisCluster, prefix: str = "curfew", sentinels: Sequence[Redis] = ()
+    ) -> None:
+        """client: decodes replies, has its timeouts set and does not retry. prefix: of all keys. sentinels:
+        that the client asks, to be closed with it.
+        """
+        self._sentinels = sentinels
         self._client = client
         self._prefix = prefix
         self._admit, self._tell = _script("admit"), _script("tell")
@@ -128,7 +133,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """Gives connections back."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     def _of_tenant(self, tenant: str) -> list[str]:
         tagged = f"{self._prefix}:{{{tenant}}}"

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,12 @@ def free_port() -> int:
 class Server:
     """A server that a test may kill, start again with nothing, or have stand still."""
 
-    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, directory: Path, options: Sequence[str] = (), program: Sequence[str] = ()) -> None:
+        """program: arguments before all options."""
         self.directory = directory
-        self.port = port or free_port()
+        self.port = free_port()
         self._options = options
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,13 +36,16 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [str(get_binary_path()), *self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        if not self._program:
+            command += ["--save", ""]
         log = self.directory / "server.log"
         command += ["--dir", str(self.directory), "--logfile", str(log), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until_s = time.monotonic() + 20
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until_s:
+                self.stop()
                 raise RuntimeError(f"the server does not start: {log.read_text() if log.exists() else ''}")
             time.sleep(0.005)
 
@@ -54,7 +59,6 @@ class Server:
     def stop(self) -> None:
         """SIGKILL: it forgets everything."""
         if self._process is not None:
-            self.resume()
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -70,14 +74,14 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            return b"PONG" in self.command("PING")
+            return self.command("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
 
 @contextmanager
-def serving(directory: Path, *options: str) -> Iterator[Server]:
-    server = Server(directory, *options)
+def serving(directory: Path, *options: str, program: Sequence[str] = ()) -> Iterator[Server]:
+    server = Server(directory, options, program)
     server.start()
     try:
         yield server
