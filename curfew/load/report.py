@@ -7,7 +7,6 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from curfew.load.run import Sample
@@ -96,8 +95,14 @@ class Report:
         late = ""
         if self.all.late:
             late = f"; {self.all.late} were sent late, by up to {spoken(self.all.most_late_s)}"
-        title = f"{self.all.ended} of {due} requests in {spoken(elapsed_s)}{late}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=f"{self.all.ended} of {due} requests in {spoken(elapsed_s)}{late}",
+            title_justify="left",
+            caption=self._failures(),
+            caption_justify="left",
+            box=None,
+            padding=(0, 1, 0, 0),
+        )
         for heading in (
             "tenant",
             "sent",
@@ -106,19 +111,25 @@ class Report:
             "p50",
             "p95",
             "p99",
-            "first p50",
+            "1st p50",
             "p99",
             "tokens/s",
         ):
             table.add_column(heading, justify="left" if heading == "tenant" else "right")
-        if self.all.failures:
-            table.add_column("not answered")
         for name, tally in sorted(self.tenants.items()):
             table.add_row(name, *_cells(tally, elapsed_s))
         if len(self.tenants) > 1:
-            table.add_section()
             table.add_row("all", *_cells(self.all, elapsed_s))
         return table
+
+    def _failures(self) -> str | None:
+        """Who was not answered, and why."""
+        told = [
+            f"{name} {count} {reason}"
+            for name, tally in sorted(self.tenants.items())
+            for reason, count in tally.failures.most_common()
+        ]
+        return f"not answered: {', '.join(told)}" if told else None
 
 
 def _cells(tally: Tally, elapsed_s: float) -> list[str]:
@@ -126,7 +137,7 @@ def _cells(tally: Tally, elapsed_s: float) -> list[str]:
         value_s = percentile(ordered, percent)
         return "" if value_s is None else spoken(value_s)
 
-    cells = [
+    return [
         str(tally.ended),
         str(tally.answered),
         f"{tally.kept / tally.answered:.1%}" if tally.answered else "",
@@ -134,5 +145,3 @@ def _cells(tally: Tally, elapsed_s: float) -> list[str]:
         *(shown(tally.first_tokens_s, percent) for percent in (50, 99)),
         f"{tally.output_tokens / elapsed_s:.0f}" if elapsed_s else "",
     ]
-    failures = ", ".join(f"{count} {reason}" for reason, count in tally.failures.most_common())
-    return [*cells, failures] if failures else cells

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+import pytest_asyncio
 
-from curfew.client import Client
-from curfew.v1 import reasoning_pb2
-from tests.system.conftest import LONG_SUM, System, greedy
+from curfew import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    Delta,
+    InvalidRequest,
+    Message,
+    Overloaded,
+    Role,
+    Sampling,
+    Unauthenticated,
+)
+from tests.system.conftest import LONG_ANSWER, LONG_SUM, System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def refusal(client: Client, request: reasoning_pb2.GenerateRequest) -> grpc.aio.AioRpcError:
-    """The error that a request ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async for _ in client.generate(request):
-            pass
-    return raised.value
+@pytest_asyncio.fixture(loop_scope="session")
+async def patient(system: System) -> AsyncIterator[AsyncClient]:
+    """A client of the tenant with the most time."""
+    async with AsyncClient(system.controller, key="key-patient") as client:
+        yield client
 
 
-def violated(error: grpc.aio.AioRpcError) -> list[str]:
-    """Fields that an error's details complain of."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stub wants the synchronous Call
-    assert status is not None
-    bad = error_details_pb2.BadRequest()
-    assert any(detail.Unpack(bad) for detail in status.details)
-    return [violation.field for violation in bad.field_violations]
-
-
-async def test_a_caller_that_leaves_frees_its_slot(system: System) -> None:
-    async with system.client("patient") as client:
-        stream = client.generate(greedy(LONG_SUM))
+async def test_a_caller_that_leaves_frees_its_slot(system: System, patient: AsyncClient) -> None:
+    async with patient.generate(LONG_SUM) as stream:
         async for event in stream:
-            if event.HasField("delta"):
+            if isinstance(event, Delta):
                 break
-        await stream.aclose()
 
     async def all_free() -> None:
         while (await system.load()).running:  # noqa: ASYNC110  # a worker tells its load when asked
@@ -50,39 +48,34 @@ async def test_a_caller_that_leaves_frees_its_slot(system: System) -> None:
 
 @pytest.mark.parametrize("key", ["", "key-nobody"])
 async def test_a_caller_without_a_known_key_is_not_served(system: System, key: str) -> None:
-    async with Client(system.controller, key=key) as client:
-        assert (await refusal(client, greedy("What is 1 + 2?"))).code() is grpc.StatusCode.UNAUTHENTICATED
+    async with AsyncClient(system.controller, key=key) as client:
+        with pytest.raises(Unauthenticated):
+            await client.ask("What is 1 + 2?")
 
 
-async def test_an_empty_request_is_refused_by_its_field(system: System) -> None:
-    async with system.client("patient") as client:
-        error = await refusal(client, reasoning_pb2.GenerateRequest())
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert violated(error) == ["messages"]
+async def test_an_empty_request_is_refused_by_its_field(patient: AsyncClient) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await patient.ask([])
+    assert [violation.field for violation in refused.value.violations] == ["messages"]
 
 
-async def test_every_wrong_field_is_named(system: System) -> None:
-    request = greedy("What is 1 + 2?")
-    request.sampling.temperature = 9
-    request.sampling.stop.append("")
-    request.messages.add(content="who says this?")
-    async with system.client("patient") as client:
-        error = await refusal(client, request)
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert set(violated(error)) == {"messages[1].role", "sampling.temperature", "sampling.stop[0]"}
+async def test_every_wrong_field_is_named(patient: AsyncClient) -> None:
+    turns = [Message(Role.USER, "What is 1 + 2?"), Message(Role.ASSISTANT, "3")]
+    with pytest.raises(InvalidRequest) as refused:
+        await patient.ask(turns, sampling=Sampling(temperature=9, stop=("",)))
+    fields = {violation.field for violation in refused.value.violations}
+    assert fields == {"messages[1].role", "sampling.temperature", "sampling.stop[0]"}
 
 
-async def test_a_prompt_that_no_worker_can_hold_is_refused_with_numbers(system: System) -> None:
-    async with system.client("patient") as client:
-        error = await refusal(client, greedy("What is 1 + 2? " * 40_000))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "131072" in str(error.details())
+async def test_a_prompt_that_no_worker_can_hold_is_refused_with_numbers(patient: AsyncClient) -> None:
+    with pytest.raises(InvalidRequest, match="131072"):
+        await patient.ask("What is 1 + 2? " * 40_000)
 
 
-async def test_a_message_beyond_all_bounds_is_refused_unread(system: System) -> None:
-    async with system.client("patient") as client:
-        error = await refusal(client, greedy("x" * (20 << 20)))
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+async def test_a_message_beyond_all_bounds_is_refused_unread(patient: AsyncClient) -> None:
+    with pytest.raises(Overloaded) as refused:
+        await patient.ask("x" * (20 << 20))
+    assert refused.value.retry_after_s is None
 
 
 async def test_bytes_that_are_no_message_do_not_hurt_anyone(system: System) -> None:
@@ -102,9 +95,41 @@ async def test_tags_in_a_question_are_only_text(system: System) -> None:
     assert answered.completion.usage.reasoning_tokens == 0
 
 
-async def test_a_deadline_that_passes_ends_the_call(system: System) -> None:
-    async with system.client("patient") as client:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            async for _ in client.generate(greedy(LONG_SUM), timeout_s=0.001):
-                pass
-    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+async def test_a_timeout_that_passes_ends_the_call(patient: AsyncClient) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await patient.ask(LONG_SUM, timeout_s=0.001)
+
+
+async def test_a_plan_is_what_generate_would_do_and_runs_nothing(patient: AsyncClient) -> None:
+    planned = await patient.plan(LONG_SUM, max_reasoning_tokens=20)
+    done = (await patient.ask(LONG_SUM, max_reasoning_tokens=20)).plan
+    assert (planned.mode, planned.budget.reasoning_tokens) == (done.mode, done.budget.reasoning_tokens)
+    assert planned.budget.reasoning_tokens <= 20
+    assert planned.deadline_s == 10.0
+
+
+async def test_a_conversation_goes_on(patient: AsyncClient) -> None:
+    greedy = Sampling(temperature=0)
+    first = await patient.ask("What is 12 + 37?", sampling=greedy)
+    turns = [Message(Role.USER, "What is 12 + 37?"), Message(Role.ASSISTANT, first.answer)]
+    second = await patient.ask([*turns, Message(Role.USER, "What is 1 + 2?")], sampling=greedy)
+    assert second.completion.usage.prompt_tokens > first.completion.usage.prompt_tokens
+
+
+async def test_the_callers_own_deadline_is_promised_and_reported(patient: AsyncClient) -> None:
+    reply = await patient.ask(LONG_SUM, deadline_s=4.0)
+    assert reply.plan.deadline_s == 4.0
+    (deadline,) = reply.completion.objectives
+    assert (deadline.promised_s, deadline.kept) == (4.0, reply.completion.kept)
+
+
+def test_the_client_without_asyncio_streams_the_same(system: System) -> None:
+    with (
+        Client(system.controller, key="key-patient") as client,
+        client.generate(LONG_SUM, sampling=Sampling(temperature=0)) as stream,
+    ):
+        reasoning, answer = "".join(stream.reasoning_text()), "".join(stream.answer_text())
+        reply = stream.reply()
+    assert (reasoning, answer) == (reply.reasoning, reply.answer)
+    assert answer == LONG_ANSWER
+    assert reply.completion.usage.reasoning_tokens > 60

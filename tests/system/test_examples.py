@@ -1,0 +1,50 @@
+"""The examples do what they say, against the real services."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+
+import pytest
+
+from tests.system.conftest import ROOT, System
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def run(name: str, system: System) -> str:
+    """What an example prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"examples.{name}", system.controller, "key-patient"), stdout=PIPE, cwd=ROOT
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    return out.decode()
+
+
+async def test_the_stream_has_reasoning_then_an_answer(system: System) -> None:
+    reasoning, _, answer = (await run("stream", system)).partition("]\n")
+    assert reasoning.startswith("[12 + 37 = 49\n49 + 45 = 94")
+    assert answer.startswith("94\nafter 0.")
+    assert answer.endswith("s, kept\n")
+
+
+async def test_the_fan_out_answers_every_question(system: System) -> None:
+    lines = (await run("fan_out", system)).splitlines()
+    assert len(lines) == 8
+    assert lines[2] == "What is 2 + 9 + 6? 17"
+
+
+async def test_the_plan_comes_before_the_answer(system: System) -> None:
+    plan, answer = (await run("plan_first", system)).splitlines()
+    assert plan.startswith("THINK: 2 s at p90: ")
+    assert answer == "115"
+
+
+async def test_refusals_are_told_apart(system: System) -> None:
+    assert (await run("refusals", system)).splitlines() == [
+        "sampling.temperature 9 is out of range; allowed is 0 to 2",
+        "check the key (API_KEY_UNKNOWN)",
+        "49",
+    ]
