@@ -93,7 +93,7 @@ class Benchmark:
         ):
             config = ModelConfig.parse(shape)
             model = MeasuredModel(config, self.kernels, self.device, self.dtype, weights)
-            for device_gib in (1.5,) if self.smoke else (22.06, here):
+            for device_gib in (1.38,) if self.smoke else (22.06, here):
                 result = long_output(name, model, device_gib, self.roofs, **sizes)
                 if result is not None:
                     yield result

@@ -68,6 +68,26 @@ class MeasuredModel:
             ssm_dtype=ssm_dtype,
         )
 
+    def decode_bytes(self, sequences: int, context: int, pools: Pools) -> float:
+        """What a decode step must read and write: weights, states in and out, keys and values."""
+        per_sequence = 2 * pools.slot_bytes + context / PAGE_TOKENS * pools.page_bytes
+        return self._decode_bytes + sequences * per_sequence
+
+    def prefill_operations(self, tokens: int) -> float:
+        """Floating point operations of a prompt's matrix products."""
+        config = self.config
+        state = config.mamba_head_dim * config.state_size
+        # As in kernel_speed: a chunk's products below the diagonal, and the state in and out.
+        scan = config.mamba_heads * (
+            config.chunk_size * (config.mamba_head_dim + config.state_size) + 4 * state
+        )
+        attention = 2 * tokens * config.query_heads * config.head_dim
+        return tokens * (
+            self._token_operations
+            + scan * config.count(LayerKind.MAMBA)
+            + attention * config.count(LayerKind.ATTENTION)
+        )
+
     @torch.inference_mode()
     def decode(
         self,
@@ -103,13 +123,10 @@ class MeasuredModel:
                 self.network.logits(hidden).argmax(-1).tolist()
 
         taken_s = step_s(step, self.device)
-        moved = self._decode_bytes + sequences * (
-            2 * pools.slot_bytes + context / PAGE_TOKENS * pools.page_bytes
-        )
         states = "" if ssm_dtype == torch.float32 else ", bf16 states"
         how = "" if graphs else ", no graph"
         name = f"decode {sequences} × {context}{self._label}{states}{how}"
-        return _time(name, taken_s, moved / roofs.copy, sequences)
+        return _time(name, taken_s, self.decode_bytes(sequences, context, pools) / roofs.copy, sequences)
 
     @torch.inference_mode()
     def prefill(self, tokens: int, roofs: Roofs, *, step_tokens: int = 8192) -> StepTime:
@@ -127,19 +144,9 @@ class MeasuredModel:
             self.network.logits(hidden[-1:]).argmax(-1).tolist()
 
         taken_s = step_s(run, self.device, repeats=3)
-        config = self.config
-        state = config.mamba_head_dim * config.state_size
-        # As in kernel_speed: a chunk's products below the diagonal, and the state in and out.
-        scan = config.mamba_heads * (
-            config.chunk_size * (config.mamba_head_dim + config.state_size) + 4 * state
+        return _time(
+            f"prefill {tokens}{self._label}", taken_s, self.prefill_operations(tokens) / roofs.matrix, tokens
         )
-        attention = 2 * tokens * config.query_heads * config.head_dim
-        operations = tokens * (
-            self._token_operations
-            + scan * config.count(LayerKind.MAMBA)
-            + attention * config.count(LayerKind.ATTENTION)
-        )
-        return _time(f"prefill {tokens}{self._label}", taken_s, operations / roofs.matrix, tokens)
 
 
 def _time(name: str, taken_s: float, floor_s: float, tokens: int) -> StepTime:

@@ -105,10 +105,13 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
     def exact(size: int) -> Tensor:
         return empty(size, dtype=FP32)
 
-    def quantised(at: Shapes, dtype: torch.dtype) -> object:
-        """The MLP's second projection: the fewest outputs, and inputs that are no multiple of a tile."""
-        weight, scales = empty(at.hidden, at.mlp, dtype=dtype), exact(at.hidden)
-        return triton_ops.quantised_linear(empty(at.tokens, at.mlp), weight, scales, None)
+    def quantised(at: Shapes, dtype: torch.dtype, outputs: int, inputs: int) -> object:
+        weight, scales = empty(outputs, inputs, dtype=dtype), exact(outputs)
+        return triton_ops.quantised_linear(empty(at.tokens, inputs), weight, scales, None)
+
+    # in_proj has the most outputs, down_proj the fewest, and inputs that are no multiple of a tile.
+    in_proj = (decode.inner + decode.channels + decode.heads, decode.hidden)
+    down_proj = (decode.hidden, decode.mlp)
 
     return {
         "add_rms_norm": lambda: triton_ops.add_rms_norm(x, x, exact(prefill.hidden), eps),
@@ -132,9 +135,13 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
             *prefill.heads_of_attention(), kv, kv, (), prefill.index()
         ),
         **{
-            f"quantised_linear, {name}, {use}": partial(quantised, at, dtype)
+            f"quantised_linear, {name}, {use}": partial(quantised, at, dtype, *shape)
             for name, dtype in (("int8", torch.int8), ("fp8", torch.float8_e4m3fn))
-            for use, at in (("decode", decode), ("prefill", prefill))
+            for use, at, shape in (
+                ("in_proj in decode", decode, in_proj),
+                ("down_proj in decode", decode, down_proj),
+                ("down_proj in prefill", prefill, down_proj),
+            )
         },
         "relu2": lambda: triton_ops.relu2(empty(prefill.tokens, prefill.mlp)),
         "sample": lambda: triton_ops.sample(

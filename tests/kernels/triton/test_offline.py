@@ -34,15 +34,13 @@ LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
     "attention_decode": [("attention_decode_kernel", 4, 16, 16), ("combine_kernel", 1, 16, 8)],
     "attention_prefill": [("attention_prefill_kernel", 8, 16, 16)],
     **{
-        f"quantised_linear, {name}, decode": [
-            ("quantised_linear_kernel", 2, 16, 16),
-            ("add_shares_kernel", 4, 16, 8),
-        ]
+        f"quantised_linear, {name}, {use}": found
         for name in ("int8", "fp8")
-    },
-    **{
-        f"quantised_linear, {name}, prefill": [("quantised_linear_kernel", 8, 16, 16)]
-        for name in ("int8", "fp8")
+        for use, found in {
+            "in_proj in decode": [("quantised_linear_kernel", 2, 16, 16)],
+            "down_proj in decode": [("quantised_linear_kernel", 2, 16, 16), ("add_shares_kernel", 4, 16, 8)],
+            "down_proj in prefill": [("quantised_linear_kernel", 8, 16, 16)],
+        }.items()
     },
     "relu2": [("relu2_kernel", 4, 16, 16)],
     "sample": [
