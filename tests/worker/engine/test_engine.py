@@ -326,6 +326,36 @@ def test_a_long_closing_text_does_not_wait_for_a_prompt_either() -> None:
     assert [step["cut", 0] for step in runner.steps[:5]] == [len(LONG_THINKER), 1, 1, 1 + forced, 1]
 
 
+# Room to grow.
+
+
+def test_a_raised_budget_finds_the_pages_that_were_reserved_for_it() -> None:
+    engine = make_engine(MODEL, pages=20, page_tokens=8)
+    request = make_request(MODEL, prompt=LONG_THINKER, reasoning=6, grace=0, answer=2, reserve=30)
+    engine.submit(request)
+    outcomes = Outcomes()
+    outcomes.take(engine.step())
+    held = -(-(len(LONG_THINKER) + 6 + request.closing.longest + 2 + 30) // 8)
+    assert engine.load().free_pages == 20 - held
+    limits = engine.adjust("r", 1000, None)
+    assert limits is not None
+    assert (limits.reasoning_tokens, limits.reserve_tokens) == (36, 0)
+    outcome = run(engine, outcomes=outcomes)["r"]
+    expected = make_request(MODEL, prompt=LONG_THINKER, reasoning=36, grace=0, answer=2)
+    assert outcome.whole == alone(MODEL, expected)[0].whole
+
+
+@pytest.mark.parametrize("lower", [1, 3, 5])
+def test_lowering_a_budget_gives_nothing_of_its_reserve_away(lower: int) -> None:
+    engine = make_engine(MODEL)
+    engine.submit(make_request(MODEL, prompt=LONG_THINKER, reasoning=6, reserve=10))
+    for tokens in (lower, 1000, lower, 1000):
+        limits = engine.adjust("r", tokens, None)
+        assert limits is not None
+        assert limits.reasoning_tokens == min(tokens, 16)
+    run(engine)
+
+
 # What cannot run.
 
 
