@@ -13,7 +13,6 @@ decisions too.
 from __future__ import annotations
 
 import argparse
-import gc
 import heapq
 import itertools
 import math
@@ -32,6 +31,7 @@ from controller.fleet import Roster, Worker
 from controller.planning.decision import Ask, Mode, Refusal
 from controller.planning.outcomes import Ended, Trial
 from controller.policy import Policy, TenantPolicy, parse_policy
+from controller.service.collector import calm_collector
 from curfew.v1 import worker_pb2
 
 SLOTS = 64
@@ -221,11 +221,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     args = parser.parse_args()
     bench = Bench(args.tenants, args.workers, args.seed)
+    calm_collector()  # as the controller does
     rate = capacity_per_s(args.workers, args.seed)
     rows, per_s, worst_s = [], [], []
     for load in args.loads:
         bench.run(args.requests // 4, load * rate)
-        gc.collect()
         times = bench.run(args.requests, load * rate)
         total_s = sum(times.arrivals_s)
         per_s.append(len(times.arrivals_s) / total_s)

@@ -47,7 +47,7 @@ FADE_EVERY_S = 600.0
 BINS = 36
 """Half-octaves of reasoning left, to 2^17 tokens."""
 MOST_CACHED = 64
-KNOT_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+KNOT_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 class QualityModel:
@@ -173,7 +173,9 @@ class _Evidence:
     def _curve(self, prior: QualityCurve | None, stops: StopCurve, most: int) -> QualityCurve:
         lengths = (stops.quantile(level) for level in KNOT_LEVELS)
         stopping = {int(length) for length in lengths if length < math.inf}
-        budgets = sorted({0, *stopping, *(prior.budgets if prior is not None else (most,))})
+        # What is cut at once is not what was never begun.
+        begun = {1, min(stopping) // 2} - {0} if stopping else {1}
+        budgets = sorted({0, *begun, *stopping, *(prior.budgets if prior is not None else (most,))})
         points = [self._point(budget, prior, stops) for budget in budgets]
         # Answering at once may be better than thinking too little; thinking more is never worse than less,
         # unless the policy says so.

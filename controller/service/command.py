@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controller.policy import LivePolicy, PolicyError, load_policy
+from controller.service.collector import calm_collector
 from controller.service.recording import Recorder
 from controller.service.reload import log_doubts, watch
 from controller.service.server import Addresses, Controller
+from controller.state.connect import open_store
+from controller.state.shared import Timings
+from controller.state.store import StoreError
 from curfew.rpc.server import on_signals
 
 log = logging.getLogger(__name__)
@@ -48,11 +52,16 @@ def main(arguments: Sequence[str]) -> int:
         recorder = Recorder(options.record, time.monotonic, time.time) if options.record else None
     except OSError as error:
         return _cannot_start(f"nothing can be recorded to {options.record}: {error.strerror}")
+    calm_collector()
     return asyncio.run(_serve(policy, recorder, options))
 
 
 async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace) -> int:
     stop = asyncio.Event()
+    try:
+        store = open_store(options.state, Timings().call_s) if options.state else None
+    except ValueError as error:
+        return _cannot_start(f"--state: {error}")
     controller = Controller(
         policy,
         options.worker,
@@ -60,11 +69,13 @@ async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argpars
         shadow=None if options.shadow is None else lambda: load_policy(options.shadow, None),
         recorder=recorder,
         recorded_labels=frozenset(options.record_label),
+        store=store,
+        store_optional=options.state_optional,
     )
     try:
         bound = await controller.start(Addresses(options.listen, options.admin))
-    except OSError as error:
-        return _cannot_start(str(error))
+    except (OSError, StoreError) as error:
+        return _cannot_start(f"--state: {error}" if isinstance(error, StoreError) else str(error))
     with on_signals(stop.set):
         if not await controller.had_worker(FIRST_WORKER_S):
             log.warning("no worker is available yet")
@@ -145,6 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--state",
+        metavar="URL",
+        help="the store shared with other controllers: redis://, rediss://, unix://, redis+sentinel:// or "
+        "redis+cluster:// (in memory, for one controller)",
+    )
+    parser.add_argument(
+        "--state-optional", action="store_true", help="start even when the store cannot be reached"
     )
     return parser
 
