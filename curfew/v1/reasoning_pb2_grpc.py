@@ -82,7 +82,9 @@ class ReasoningServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportOutcome(self, request, context):
-        """Tells whether an answer was right. This is what the tenant's quality curve is learnt from.
+        """Tells whether an answer was right. This is what the tenant's quality curve is learnt from, where its policy allows
+        that. The same report again changes nothing. NOT_FOUND for a request that was not answered for this tenant within
+        the last hour by this controller; ALREADY_EXISTS when another score was reported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,10 @@ class ReasoningServiceStub:
     Plan: _grpc.UnaryUnaryMultiCallable[_reasoning_pb2.PlanRequest, _reasoning_pb2.PlanResponse]
     """Makes the plan that Generate would make now, and runs nothing."""
     ReportOutcome: _grpc.UnaryUnaryMultiCallable[_reasoning_pb2.ReportOutcomeRequest, _reasoning_pb2.ReportOutcomeResponse]
-    """Tells whether an answer was right. This is what the tenant's quality curve is learnt from."""
+    """Tells whether an answer was right. This is what the tenant's quality curve is learnt from, where its policy allows
+    that. The same report again changes nothing. NOT_FOUND for a request that was not answered for this tenant within
+    the last hour by this controller; ALREADY_EXISTS when another score was reported.
+    """
 
 @_typing.type_check_only
 class ReasoningServiceAsyncStub(ReasoningServiceStub):
@@ -66,7 +69,10 @@ class ReasoningServiceAsyncStub(ReasoningServiceStub):
     Plan: _aio.UnaryUnaryMultiCallable[_reasoning_pb2.PlanRequest, _reasoning_pb2.PlanResponse]  # type: ignore[assignment]
     """Makes the plan that Generate would make now, and runs nothing."""
     ReportOutcome: _aio.UnaryUnaryMultiCallable[_reasoning_pb2.ReportOutcomeRequest, _reasoning_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
-    """Tells whether an answer was right. This is what the tenant's quality curve is learnt from."""
+    """Tells whether an answer was right. This is what the tenant's quality curve is learnt from, where its policy allows
+    that. The same report again changes nothing. NOT_FOUND for a request that was not answered for this tenant within
+    the last hour by this controller; ALREADY_EXISTS when another score was reported.
+    """
 
 class ReasoningServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers requests of tenants, each within what the tenant was promised. The tenant is known by the API key
@@ -101,6 +107,9 @@ class ReasoningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reasoning_pb2.ReportOutcomeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reasoning_pb2.ReportOutcomeResponse, _abc.Awaitable[_reasoning_pb2.ReportOutcomeResponse]]:
-        """Tells whether an answer was right. This is what the tenant's quality curve is learnt from."""
+        """Tells whether an answer was right. This is what the tenant's quality curve is learnt from, where its policy allows
+        that. The same report again changes nothing. NOT_FOUND for a request that was not answered for this tenant within
+        the last hour by this controller; ALREADY_EXISTS when another score was reported.
+        """
 
 def add_ReasoningServiceServicer_to_server(servicer: ReasoningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
