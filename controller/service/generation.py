@@ -65,6 +65,13 @@ class Generation:
         """Why its reasoning ended, once it is completed."""
         self._adjusting: asyncio.Task[None] | None = None
 
+    @property
+    def used_tokens(self) -> int:
+        """Prompt and output, as far as is known."""
+        if self.done is not None:
+            return self.done.prompt_tokens + self.done.output_tokens
+        return self._flight.placement.ask.prompt_tokens + self._delivered_tokens
+
     async def relay(self, call: GenerateCall, outbox: Outbox) -> None:
         """Moves the worker's events to the outbox and closes it, with an error when the worker failed."""
         error: Exception | None = None

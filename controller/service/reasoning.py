@@ -11,6 +11,7 @@ import grpc
 
 from controller import wire
 from controller.admission.identity import identify
+from controller.admission.limits import admit
 from controller.admission.validation import outcome_violations, violations
 from controller.desk import Desk
 from controller.desk.desk import NoWorkerError
@@ -24,6 +25,7 @@ from controller.service.generation import Generation
 from controller.service.journal import Journal
 from controller.service.outbox import Outbox
 from controller.service.reception import Reception, RefusedError
+from controller.state.shared import Permit, SharedState
 from curfew.rpc.calls import Context
 from curfew.rpc.errors import RpcError, invalid, reason
 from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc, worker_pb2
@@ -47,6 +49,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         fleet: Fleet,
         outcomes: Outcomes,
         journal: Journal,
+        shared: SharedState,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -58,6 +61,7 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         self._fleet = fleet
         self._outcomes = outcomes
         self._journal = journal
+        self._shared = shared
         self._clock = clock
         self._new_id = new_id
 
@@ -71,8 +75,11 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         with (
             _reported(request_id, policy.name),
             self._journal.entry(policy, request.labels, receipt_s) as entry,
+            contextlib.ExitStack() as at_end,
         ):
             ask = entry.ask = self._ask(request, policy, context)
+            permit = await self._permit(policy, ask)
+            at_end.callback(lambda: permit.end(0 if entry.run is None else entry.run.used_tokens))
             flight = await self._reception.place(ask, policy, receipt_s)
             entry.decided(flight)
             link = self._fleet.link(flight.placement.worker)
@@ -147,6 +154,14 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
         if wrong:
             raise invalid(wrong)
         return tenant.for_labels(request.labels)
+
+    async def _permit(self, policy: TenantPolicy, ask: Ask) -> Permit:
+        """Counts the request against its tenant's limits. Raises RpcError when one is reached."""
+        try:
+            return await admit(self._shared, policy, ask.prompt_tokens)
+        except RpcError:
+            self._desk.tenants[policy.name].standing.note_failed()
+            raise
 
     def _ask(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from controller.desk import Desk, Tenants
 from controller.desk.desk import spread_evenly
 from controller.fleet import Fleet, Roster
+from controller.planning.calibration import BEGIN, FURTHEST
 from controller.planning.outcomes import Outcomes
 from controller.policy import LivePolicy, Policy
 from controller.service.admin import AdminServicer
@@ -18,6 +20,9 @@ from controller.service.reasoning import ReasoningServicer
 from controller.service.reception import Reception
 from controller.service.recording import Recorder
 from controller.service.shadow import ShadowPolicy
+from controller.state.memory import MemoryStore
+from controller.state.shared import SharedState
+from controller.state.store import Level, Store
 from curfew.rpc.server import Server
 from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
 
@@ -50,9 +55,12 @@ class Controller:
         shadow: Callable[[], Policy] | None = None,
         recorder: Recorder | None = None,
         recorded_labels: Set[str] = frozenset(),
+        store: Store | None = None,
+        store_optional: bool = False,
     ) -> None:
         """shadow: loads the policy that decides without acting. recorder: closed by `stop`. recorded_labels:
-        names of the labels that are recorded.
+        names of the labels that are recorded. store: shared with other controllers; closed by `stop`. None
+        keeps what would be shared in memory. store_optional: whether to start without it.
         """
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         roster = Roster()
@@ -63,9 +71,18 @@ class Controller:
         self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
+        self.shared = SharedState(
+            store or MemoryStore(clock),
+            Level(-FURTHEST, FURTHEST),
+            BEGIN,
+            clock,
+            random.random,
+            lambda: secrets.token_hex(8),
+        )
+        self._store_optional = store_optional
         journal = Journal(clock, self.shadow, recorder, recorded_labels)
         self._reasoning = ReasoningServicer(
-            policy, desk, reception, roster, self._fleet, Outcomes(), journal, clock, new_id
+            policy, desk, reception, roster, self._fleet, Outcomes(), journal, self.shared, clock, new_id
         )
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
@@ -77,7 +94,10 @@ class Controller:
         self._had_worker = asyncio.Event()
 
     async def start(self, addresses: Addresses) -> Addresses:
-        """Binds and serves. Returns the bound addresses; raises OSError when one cannot be had."""
+        """Binds and serves. Returns the bound addresses; raises OSError when one cannot be had, StoreError
+        when the store cannot be reached.
+        """
+        await self.shared.start(required=not self._store_optional)
         listen = await self._callers.start(addresses.listen, [REASONING])
         admin = await self._operators.start(addresses.admin, [ADMIN])
         await self._operators.set_serving(True)
@@ -101,6 +121,7 @@ class Controller:
         await self._callers.drain(grace_s)
         await self._operators.drain(0.0)
         await self._fleet.close()
+        await self.shared.stop()
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
 
