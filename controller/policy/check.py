@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
-from controller.planning.decision import Refusal
 from controller.policy.case import Case
-from controller.policy.document import Path, PolicyError, Problem, UnreadableError, read_document
+from controller.policy.document import PolicyError, Problem, UnreadableError
+from controller.policy.feasibility import infeasible
 from controller.policy.loading import load_policy
-from controller.policy.model import Policy, TenantPolicy
+from controller.policy.model import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +50,9 @@ def check(
         policy = load_policy(file, environ, secrets)
     except PolicyError as error:
         return Report(file, None, error.problems, readable=not isinstance(error, UnreadableError))
-    found = [*policy.warnings, *(_not_feasible(policy, case) if case is not None else ())]
+    found = [*policy.warnings, *(infeasible(policy, case) if case is not None else ())]
     warnings = sorted(found, key=lambda w: (w.mark.line, w.mark.column, w.message))
     return Report(file, policy, warnings=tuple(warnings))
-
-
-def _not_feasible(policy: Policy, case: Case) -> Iterator[Problem]:
-    """Tenants and rules under which the request's promises cannot be kept."""
-    document = read_document(policy.text, "")
-    for index, tenant in enumerate(policy.tenants.values()):
-        places: list[tuple[Path, TenantPolicy]] = [(("tenants", index), tenant)]
-        places += [
-            (("tenants", index, "rules", number), rule.policy) for number, rule in enumerate(tenant.rules)
-        ]
-        for path, granted in places:
-            outcome = case.plan(granted)
-            if isinstance(outcome, Refusal) or not outcome.keeps_promise:
-                beside = f"{case.input_tokens} input tokens beside {case.running} other requests"
-                what = f"the promise does not hold for {beside}: {outcome.why}"
-                yield Problem(document.mark(path), f"{granted.rule}: {what}")
 
 
 def as_text(reports: Sequence[Report]) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from controller.policy.case import DEFAULT_INPUT_TOKENS, TYPICAL, Case, WorkerSpeed
+from controller.policy.case import DEFAULT_INPUT_TOKENS, Case
 from controller.policy.check import as_json, as_text, check
 from controller.policy.diff import as_text as changes_text
 from controller.policy.diff import differences
@@ -18,7 +18,8 @@ from controller.policy.loading import load_policy
 from controller.policy.reference import reference_text, schema_text
 from controller.policy.schema import did_you_mean
 from controller.policy.units import parse_count
-from controller.simulation.command import add_simulate
+from controller.simulation.command import DEFAULT_SPEED, add_simulate
+from controller.simulation.speed import PRESETS, SpeedError, find_speed
 
 EXIT_TROUBLE = 2
 
@@ -36,7 +37,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.speed is not None:
         try:
             case = _case(options, {})
-        except ValueError as error:
+        except SpeedError as error:
             return _trouble(str(error))
     reports = [check(file, environ, options.secrets, case) for file in options.files]
     sys.stdout.write(as_json(reports) if options.json else as_text(reports))
@@ -47,7 +48,7 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         policy = load_policy(options.file, None)
         case = _case(options, dict(options.label))
-    except (PolicyError, ValueError) as error:
+    except (PolicyError, SpeedError) as error:
         return _trouble(str(error))
     tenant = policy.tenants.get(options.tenant)
     if tenant is None:
@@ -58,16 +59,8 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _case(options: argparse.Namespace, labels: Mapping[str, str]) -> Case:
-    """The request that the options describe. Raises ValueError when the speed cannot be had."""
-    worker = TYPICAL
-    if options.speed is not None:
-        try:
-            worker = WorkerSpeed.from_description(options.speed.read_text(), f"from {options.speed}")
-        except OSError as error:
-            raise ValueError(f"{options.speed}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"{options.speed}: {error}") from None
-    return Case(labels, options.input_tokens, options.load, worker)
+    """The request that the options describe. Raises SpeedError."""
+    return Case(labels, options.input_tokens, options.load, find_speed(options.speed or DEFAULT_SPEED))
 
 
 def _trouble(message: str) -> int:
@@ -154,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LABEL=VALUE",
         help="a label that the request carries; may be given several times",
     )
-    _add_case(command, "default: a typical one, which the output tells")
+    _add_case(command, f"default: {DEFAULT_SPEED}")
     command.set_defaults(run=_explain)
 
     command = commands.add_parser(
@@ -180,9 +173,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_case(command: argparse.ArgumentParser, without_speed: str) -> None:
     command.add_argument(
         "--speed",
-        type=Path,
         metavar="FILE",
-        help=f"the worker's answer to DescribeWorker, as JSON; {without_speed}",
+        help="the worker's speed: a file that `curfew policy speed` wrote, or one of "
+        f"{', '.join(PRESETS)}; {without_speed}",
     )
     command.add_argument(
         "--input-tokens",

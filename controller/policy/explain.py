@@ -69,7 +69,7 @@ def _limits(limits: Limits) -> str:
 
 
 def _worker(case: Case) -> str:
-    step_s = case.worker.decode.step_s(case.running + 1)
+    step_s = case.speed().step_s
     return (
         f"{case.running} other requests running: {format_duration(step_s)} a step, "
         f"{case.worker.prefill_tokens_per_s:.0f} prompt tokens a second ({case.worker.source})"

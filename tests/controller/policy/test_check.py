@@ -96,7 +96,7 @@ def test_keys_are_looked_for_only_where_that_is_asked_for(
 
 
 SPEED = {
-    "limits": {"maxSequenceTokens": 4096},
+    "limits": {"maxSequenceTokens": 4096, "slots": 8},
     "speed": {"decode": [{"batchSize": 1, "step": "0.010s"}], "prefillTokensPerS": 10000},
 }
 
@@ -114,17 +114,72 @@ def test_with_a_speed_promises_that_cannot_be_kept_are_told(
     status, said = run(capsys, "--strict", "--speed", "speed.json", "--input-tokens", "1k", file)
     assert status == 1
     told, usable = said.splitlines()
-    assert told.startswith(
+    assert told == (
         "policy.yaml:6:9: warning: tenants[0].rules[0]: the promise does not hold for 1000 input tokens "
-        "beside 0 other requests: 60 ms at p95: wait "
+        "beside 0 other requests: without thinking an answer of 256 tokens takes 3.99 s at p95, promised is "
+        "60 ms; nothing else runs there"
     )
     assert usable.startswith("policy.yaml: can be used: ")
 
 
-def test_a_speed_that_cannot_be_read_is_code_2(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+CURVE = "curves:\n  sums: [[0, 0.2], [100, 0.8], [3000, 0.9]]\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (
+            "objectives: {first_token: 90ms}",
+            "the first token comes after 395 ms at p95, promised is 90 ms; beside at most 7 it does",
+        ),
+        (
+            "objectives: {per_token: 12ms}",
+            "a token takes 15 ms at p95, promised is 12 ms; nor does it on an idle worker",
+        ),
+        (
+            "objectives: {first_answer_token: 90ms}",
+            "without thinking the answer begins after 395 ms at p95, promised is 90 ms; beside at most 7 it "
+            "does",
+        ),
+        (
+            "{objectives: {deadline: 2s}, mode: think, budget: {min: 150, answer: 20}}",
+            "150 reasoning tokens, the least that budget.min allows, and an answer of 20 tokens take 3.17 s",
+        ),
+        (
+            "{objectives: {first_answer_token: 1s}, quality: {curve: sums, floor: 0.8}, budget: {answer: 9}}",
+            "after 100 reasoning tokens for the quality floor of 0.8 the answer begins at",
+        ),
+        (
+            "{objectives: {deadline: 1h}, quality: {curve: sums, floor: 0.9}, budget: {max: 8k, answer: 20}}",
+            "3000 reasoning tokens for the quality floor of 0.9 and an answer of 20 tokens do not fit into a "
+            "sequence of 3000 tokens; nor does it on an idle worker",
+        ),
+    ],
+)
+def test_what_cannot_hold_is_told_with_its_cause_and_where_it_would(
+    file: Path, settings: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"limits": {"maxSequenceTokens": 3000, "slots": 8}}
+    Path("speed.json").write_text(json.dumps({**SPEED, **limits}))
+    body = settings[1:-1] if settings.startswith("{") else settings
+    file.write_text(f"{HEAD}{CURVE}tenants:\n  - {{name: a, {body}}}\n")
+    status, said = run(capsys, "--strict", "--speed", "speed.json", "--load", "8", file)
+    assert status == 1
+    told = [line for line in said.splitlines() if "does not hold" in line]
+    assert len(told) == 1
+    assert why in told[0]
+
+
+def test_a_preset_serves_as_well(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD)
+    assert run(capsys, "--strict", "--speed", "9b-h200", file)[0] == 1
+    assert run(capsys, "--strict", "--speed", "demo", file)[0] == 0
+
+
+def test_a_speed_that_cannot_be_had_is_code_2(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(GOOD)
     assert main(["check", "--speed", "missing.json", str(file)]) == 2
-    assert capsys.readouterr().err == "missing.json: cannot be read: No such file or directory\n"
+    assert capsys.readouterr().err.startswith("'missing.json' is neither a file nor one of 9b-h200, ")
 
 
 def test_the_installed_command_checks() -> None:

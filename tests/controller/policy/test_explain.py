@@ -11,11 +11,13 @@ import pytest
 
 from controller.planning.decision import Decision, Mode, Refusal
 from controller.policy import TenantPolicy, parse_policy
-from controller.policy.case import TYPICAL, Case
+from controller.policy.case import Case
 from controller.policy.command import main
 from controller.policy.explain import explain
 from controller.policy.units import format_duration
+from controller.simulation.speed import PRESETS
 
+H200 = PRESETS["9b-h200"]
 POLICY = """\
 apiVersion: curfew/v1
 curves:
@@ -32,7 +34,7 @@ tenants:
       - match: {tier: gold}
         objectives: {deadline: 5m}
   - name: hasty
-    objectives: {deadline: 30ms}
+    objectives: {deadline: 16ms}
   - name: torn
     objectives: {deadline: 1ms, first_token: 1ms}
 """
@@ -74,7 +76,7 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     support = tenant("support")
-    plan = decided(Case({}, 300, 0, TYPICAL), support)
+    plan = decided(Case({}, 300, 0, H200), support)
     assert plan.mode is Mode.THINK
     quality = support.quality.curve and support.quality.curve.at(plan.budget_tokens)
     said = run(capsys, file, "--tenant", "support")
@@ -84,8 +86,8 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
         "rule     tenants[0]: none of support's rules matches (task=triage|routing; tier=gold)\n"
         "promise  deadline 3 s; kept for p95\n"
         "limits   none\n"
-        "worker   0 other requests running: 9 ms a step, 10000 prompt tokens a second (assumed: about a "
-        "model of 9 billion parameters on one data-centre GPU)\n"
+        "worker   0 other requests running: 5.2 ms a step, 22472 prompt tokens a second (computed from data "
+        "sheets: 3.6 TB/s, 400 TFLOP/s)\n"
         f"plan     think, {plan.budget_tokens} tokens and 10 to end a sentence; 20 tokens kept for the "
         f"answer; done in {format_duration(plan.predicted_s)}; expected quality {quality:.3g}\n"
         f"because  {plan.why}"
@@ -96,13 +98,13 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
 def test_a_quality_that_reports_may_move_is_called_so() -> None:
     support = tenant("support")
     learning = replace(support, quality=replace(support.quality, learn=True))
-    case = Case({}, 300, 0, TYPICAL)
+    case = Case({}, 300, 0, H200)
     assert "until outcomes are reported" in explain(learning, case)
     assert "until outcomes are reported" not in explain(support, case)
 
 
 def test_each_change_that_is_offered_brings_more(capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case({}, 300, 20, TYPICAL)
+    case = Case({}, 300, 20, H200)
     now = decided(case, tenant("support")).budget_tokens
     offers = explain(tenant("support"), case).split("alone would do:\n")[1].splitlines()
     budgets = {}
@@ -140,16 +142,16 @@ def test_where_the_curve_is_level_no_more_is_offered(file: Path, capsys: pytest.
 
 
 def test_a_refusal_tells_what_would_be_accepted() -> None:
-    case = Case({}, 300, 0, TYPICAL)
+    case = Case({}, 300, 0, H200)
     refusal = case.plan(tenant("hasty"))
     assert isinstance(refusal, Refusal)
     said = explain(tenant("hasty"), case)
     assert f"\nplan     refused; the fastest would take {format_duration(refusal.predicted_s)}\n" in said
-    assert "\nTo be accepted, each of these alone would do:\n  deadline 45 ms: " in said
+    assert "\nTo be accepted, each of these alone would do:\n  deadline 24 ms: " in said
 
 
 def test_what_no_single_change_brings_is_told_with_what_was_tried() -> None:
-    last = explain(tenant("torn"), Case({}, 300, 0, TYPICAL)).splitlines()[-1]
+    last = explain(tenant("torn"), Case({}, 300, 0, H200)).splitlines()[-1]
     assert last.startswith("To be accepted, no change that was tried suffices alone: deadline 1.5 ms, ")
 
 
@@ -168,8 +170,9 @@ def test_the_speed_may_be_a_workers_own(file: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("speed", "message"),
     [
-        ("{", "speed.json: not what DescribeWorker answers: "),
-        ("{}", "speed.json: speed.prefillTokensPerS and limits.maxSequenceTokens must be above 0"),
+        ("{", "speed.json: neither JSON nor YAML: "),
+        (json.dumps({"limits": 1}), "speed.json: not what DescribeWorker answers: "),
+        ("{}", "speed.json: limits.slots and limits.maxSequenceTokens must be at least 1"),
         (
             json.dumps({**SPEED, "speed": {"prefillTokensPerS": 1}}),
             "speed.json: no decode step was measured",

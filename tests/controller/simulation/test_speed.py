@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from controller.policy.case import WorkerSpeed
 from controller.simulation.speed import (
     PRESETS,
     EngineDetails,
@@ -30,12 +29,6 @@ def test_what_is_written_is_read_again() -> None:
     assert read.decode.batch_sizes == H200.decode.batch_sizes
     assert read.decode.steps_s == pytest.approx(H200.decode.steps_s, abs=1e-9)
     assert read.prefill_tokens_per_s == H200.prefill_tokens_per_s
-
-
-def test_one_file_serves_check_and_explain_too() -> None:
-    text = speed_text(H200.description(), EngineDetails())
-    speed = WorkerSpeed.from_description(text, "from a file")
-    assert speed.max_sequence_tokens == H200.max_sequence_tokens
 
 
 def test_a_description_alone_is_a_speed_file() -> None:
