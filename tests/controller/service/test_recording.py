@@ -180,8 +180,9 @@ for number in range(20):
     running.note(row(number))
 wait_until(lambda: running.state.written == 20)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-for again in range(2):
+in_mid_line = running.state.file.stat().st_size + 50
+for again, limit in enumerate((in_mid_line, 10)):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     for number in range(20):
         running.note(row(number))
     wait_until(lambda: running.state.lost == 20 * (again + 1))
