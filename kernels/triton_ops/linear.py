@@ -9,6 +9,10 @@ applied once, to the sum.
 three loads of 8 kB under way. *Beyond*, tiles of 128 channels × 128 tokens (64 before Hopper). Where these
 are too few to fill a device, programs share the inputs, and a second kernel adds their sums in a fixed order.
 
+Its loop is pipelined in software, unlike the scan's, where that went wrong on sm_90: it is the plain loop that
+the compiler's pipelining is made for, and without loads under way it could not wait for memory only.
+`benchmarks.gpu` checks every tile at real shapes.
+
 Bytes: out × in for the weight, half of bf16's; at 9B's shapes 22656 × 4480, 101 MB for in_proj; 4480 × 10240,
 46 MB for out_proj; 70 MB for each of the MLP's two. The shared sums move 8 × shares × tokens × out more: 8 MB
 for 32 tokens of down_proj, 32 MB for 128, most of which never leaves the second-level cache.
