@@ -36,9 +36,8 @@ class Bucket:
         return math.ceil(units * self.unit_us - 1e-6)
 
     def share(self, parts: int) -> Bucket:
-        """What each of `parts` may let in on its own: at least one unit at once, however small it is."""
-        unit_us = self.unit_us * parts
-        return Bucket(unit_us, max(self.window_us, math.ceil(unit_us)))
+        """What each of `parts` may let in on its own: in the same window a part of the burst."""
+        return Bucket(self.unit_us * parts, self.window_us)
 
 
 def wait_us(bucket: Bucket, tat_us: int, cost_us: int, now_us: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -362,6 +363,26 @@ async def test_leases_are_renewed_as_long_as_requests_run(new_id: Ids) -> None:
     ended.end(1)
     await one.synchronise()
     await let_in(two, "a", TWO_AT_ONCE)
+    assert isinstance(await two.admit("a", TWO_AT_ONCE, 0), Refused)
+
+
+async def test_a_store_that_forgot_is_told_who_runs(new_id: Ids) -> None:
+    class Forgetful(MemoryStore):
+        forgot = False
+
+        async def exchange(self, news: News) -> View:
+            return replace(await super().exchange(news), forgot=self.forgot)
+
+    memory = Forgetful(Clock())
+    one, two = shared(memory, new_id), shared(memory, new_id)
+    await let_in(one, "a", TWO_AT_ONCE)
+    await let_in(one, "a", TWO_AT_ONCE)
+    await meet(one)
+    memory._tenants.clear()
+    memory.forgot = True
+    await one.synchronise()
+    memory.forgot = False
+    await one.synchronise()
     assert isinstance(await two.admit("a", TWO_AT_ONCE, 0), Refused)
 
 
