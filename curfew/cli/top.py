@@ -22,7 +22,8 @@ from rich.text import Text
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 CALL_TIMEOUT_S = 5.0
-PAGE = 1000
+PAGE = 100
+"""Tenants asked for at once: the controller writes them between two tokens of its streams."""
 _UNREACHABLE = 6  # as with the commands that ask
 FRAME_LINES = 10
 """Of a screen, beside the rows of the tables: titles, headers, margins."""

@@ -15,7 +15,7 @@ from controller.simulation.trace import Arrival, Outcome, ReasoningEnd, read_tra
 from curfew.rpc.durations import duration
 from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2
 from tests.controller.fake_worker import FakeWorker, Script
-from tests.controller.service.harness import Door, ask, controller
+from tests.controller.service.harness import POLICY, Door, ask, controller
 
 SECRET = "the caller's own words"
 
@@ -119,6 +119,23 @@ async def test_refusals_failures_and_callers_who_leave_are_recorded_as_such(tmp_
     refused = next(row for row in rows if row["tenant"] == "impossible")
     assert (refused["reasoning_end"], refused["worker"], refused["budget_tokens"]) == ("none", "", "")
     assert all(arrival.kept is None for arrival in arrivals)
+
+
+async def test_what_a_limit_turns_away_is_recorded_as_rejected(tmp_path: Path) -> None:
+    policy = POLICY.replace(
+        "    key: {env: ANALYST}\n", "    key: {env: ANALYST}\n    limits: {concurrency: 1}\n"
+    )
+    async with (
+        FakeWorker(Script(pause_after=2)) as worker,
+        controller([worker.address], policy, recorder=recorder(tmp_path)) as door,
+    ):
+        first = asyncio.create_task(door.generate("analyst"))
+        await asyncio.wait_for(worker.paused.wait(), 10)
+        assert (await door.generate("analyst")).error is not None
+        worker.go_on.set()
+        assert (await first).error is None
+    outcomes = [arrival.outcome for arrival in recorded(tmp_path)[0]]
+    assert outcomes == [Outcome.ANSWERED, Outcome.REJECTED]
 
 
 async def test_operators_see_the_recording(tmp_path: Path) -> None:
