@@ -9,8 +9,8 @@ applied once, to the sum.
 three loads of 8 kB under way. *Beyond*, tiles of 128 channels × 128 tokens (64 before Hopper). Where these
 are too few to fill a device, programs share the inputs, and a second kernel adds their sums in a fixed order.
 
-Its loop is pipelined in software, unlike the scan's, where that went wrong on sm_90: it is the plain loop that
-the compiler's pipelining is made for, and without loads under way it could not wait for memory only.
+Its loop is pipelined in software, unlike the scan's, where that went wrong on sm_90: this is the plain loop
+that the compiler pipelines best, and without loads under way it would wait for more than memory.
 `benchmarks.gpu` checks every tile at real shapes.
 
 Bytes: out × in for the weight, half of bf16's; at 9B's shapes 22656 × 4480, 101 MB for in_proj; 4480 × 10240,

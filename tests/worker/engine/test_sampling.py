@@ -170,6 +170,30 @@ def test_cuts_that_keep_many_tokens_are_as_exact_as_those_that_keep_few(top_p: f
     assert {token for token, share in enumerate(expected) if share > 0.004} <= set(counts)
 
 
+def test_a_devices_kernel_draws_for_the_rows_that_are_not_greedy() -> None:
+    asked = []
+
+    def sample(
+        logits: Tensor,
+        temperature: Tensor,
+        top_p: Tensor | None,
+        top_k: Tensor | None,
+        min_p: Tensor | None,
+        random: Tensor,
+    ) -> Tensor:
+        asked.append((temperature.tolist(), top_p, top_k, min_p, random.tolist()))
+        return torch.full((len(logits),), 7)
+
+    drawn = Sampling(temperature=0.5, top_k=1 << 40, seed=3)
+    choices = choose(LOGITS.repeat(2, 1), [Draw(Sampling(), 4), Draw(drawn, 5)], sample)
+    assert [choice.token_id for choice in choices] == [0, 7]
+    [(temperature, top_p, top_k, min_p, random)] = asked
+    assert (temperature, random) == ([0.5], [uniform(3, 5)])
+    assert top_k is not None
+    assert top_k.tolist() == [VOCABULARY]
+    assert top_p is min_p is None, "rules that no row has are not looked for"
+
+
 def test_greedy_takes_the_first_of_equals() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0, 2.0]])
     assert choose(logits, [Draw(Sampling(), 0)])[0].token_id == 1
