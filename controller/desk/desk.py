@@ -103,6 +103,12 @@ class Desk:
         speed = worker.estimate(ask.prompt_tokens, now_s)
         prospect = self._prospect(ask, policy, worker, speed, now_s)
         menu = prospect.menu()
+        if not prospect.choice:
+            idle = worker.idle_estimate(ask.prompt_tokens, now_s)
+            menu = self._prospect(ask, policy, worker, idle, now_s).menu()
+            if menu:
+                self.market.turn_away(menu)
+        self.market.observe(self._roster.occupied, self.waiting, self._roster.capacity, now_s)
         self.market.arrive(policy.name, policy.weight, menu, self._roster.capacity, now_s)
         factor = 1 + DITHER * self._spread()
         why = self._turned_away(prospect, policy, factor, now_s)

@@ -203,6 +203,8 @@ class Flight:
         decision, tenant = self.decision, self._tenant
         held = latency_s <= decision.predicted_s
         tenant.calibration.note(decision.share, held)
+        if decision.deadline_s is not None:
+            tenant.calibration.note_promise(decision.promised_probability, latency_s <= decision.deadline_s)
         results = tuple(self._results(done.output_tokens, latency_s))
         settlement = Settlement(latency_s, results, self._trial(done))
         tenant.standing.note_answered(

@@ -79,8 +79,8 @@ class Roster:
     def __init__(self, workers: Iterable[Worker] = (), on_change: Callable[[], None] = lambda: None) -> None:
         self.on_change = on_change
         self._ranking = Ranking()
-        self._slots: dict[Worker, int] = {}
-        self._capacity = 0
+        self._known: dict[Worker, tuple[int, int]] = {}  # slots, and how many of them are in use
+        self._capacity = self._occupied = 0
         for worker in workers:
             self.changed(worker)
 
@@ -88,6 +88,11 @@ class Roster:
     def capacity(self) -> int:
         """State slots of all available workers."""
         return self._capacity
+
+    @property
+    def occupied(self) -> int:
+        """How many of them are in use, as far as is known."""
+        return self._occupied
 
     def best(self) -> Worker | None:
         """The available worker with the least expected queue; None when there is none."""
@@ -104,9 +109,11 @@ class Roster:
 
     def changed(self, worker: Worker) -> None:
         """Ranks a worker of which something is news."""
-        slots = worker.limits.slots if worker.available else 0
-        self._capacity += slots - self._slots.get(worker, 0)
-        self._slots[worker] = slots
+        slots, occupied = (worker.limits.slots, worker.load.running) if worker.available else (0, 0)
+        slots_before, occupied_before = self._known.get(worker, (0, 0))
+        self._capacity += slots - slots_before
+        self._occupied += occupied - occupied_before
+        self._known[worker] = slots, occupied
         self._ranking.update(worker)
         self.on_change()
 
@@ -114,4 +121,4 @@ class Roster:
         """Forgets a worker."""
         worker.lose()
         self.changed(worker)
-        del self._slots[worker]
+        del self._known[worker]

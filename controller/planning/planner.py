@@ -122,7 +122,8 @@ class Prospect:
         return any(weight * option.quality >= price * option.slot_s for option in self.choice)
 
     def patience_s(self) -> float:
-        """How long it may still wait, if all went as well as it can; infinite when it is served however late."""
+        """How long it may still wait, if all went as well as it can; infinite when it is served however late.
+        """
         if self.tenant.otherwise is Otherwise.BEST_EFFORT:
             return math.inf
         pace, fewest = self.forecast.at_best(self.level.at), self.bounds.fewest
@@ -293,4 +294,4 @@ def _probability(
             else:
                 high = middle
     promised = level.probability(low)
-    return min(promised, max(level.share, forecast.vouched_level)) if fits else promised
+    return level.promise(min(promised, max(level.share, forecast.vouched_level)) if fits else promised)

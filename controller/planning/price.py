@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from controller.planning.options import Increment
 
-MEMORY_S = 4.0
+MEMORY_S = 2.5
 """Arrivals are counted with a weight that falls by e in so long: a burst is seen within a second."""
 ACTIVE_S = 15.0
 """A tenant shares the pool so long after its last arrival."""
@@ -29,6 +29,12 @@ TARGET_USE = 0.92
 """Part of the capacity that is given away: what is left keeps queues short when arrivals bunch."""
 LEAST_DENSITY, BUCKET_RATIO, BUCKETS = 1e-6, 1.25, 124
 """Densities of 1e-6 to 1e6 quality per slot-second, within a quarter."""
+CORRECTION_GAIN_PER_S = 0.5
+"""Of what is asked for, what comes of it differs: slots stand idle, or requests wait. By so much a second the
+supply is corrected, on a logarithmic scale, for each part of the pool that is idle or missing.
+"""
+MOST_CORRECTION = 1.1
+"""On that scale: to a third, or to three times as much."""
 RESCALE_AT = 1e9
 """Weights grow with time instead of falling; beyond this they are all scaled down."""
 
@@ -127,6 +133,9 @@ class Market:
         self._waiting = Demand()
         self._began_s: float | None = None
         self._zero_s = 0.0  # when an arrival's weight was 1
+        self._correction = 0.0
+        self._observed_s: float | None = None
+        self._turned_away_slot_s = 0.0  # in about the last second
 
     def arrive(
         self, tenant: str, weight: float, menu: Sequence[Increment], capacity: float, now_s: float
@@ -162,6 +171,33 @@ class Market:
         own = None if known is None else self._own_margin(known, capacity, now_s)
         return 0.0 if own is None else min(own.price, self.pool_price(capacity, now_s))
 
+    def observe(self, occupied: float, waiting: float, capacity: float, now_s: float) -> None:
+        """Tells how many slots are in use now, and how many requests wait for one.
+
+        While there is a price, an occupied part other than `TARGET_USE` shows that requests take more or less
+        than was expected, and the supply is corrected for it. Those turned away are in use as well: that the
+        pool is too slow for their promises is for others to make room.
+        """
+        passed_s = 0.0 if self._observed_s is None else min(1.0, now_s - self._observed_s)
+        self._observed_s = now_s
+        if capacity <= 0:
+            return
+        self._turned_away_slot_s *= math.exp(-passed_s)
+        missing = TARGET_USE - (occupied + waiting + self._turned_away_slot_s) / capacity
+        if missing > 0 and self.pool_price(capacity, now_s) == 0:
+            # Nobody was kept away: that slots are idle shows nothing.
+            self._correction *= math.exp(-CORRECTION_GAIN_PER_S * passed_s)
+            return
+        moved = self._correction + CORRECTION_GAIN_PER_S * passed_s * max(-1.0, missing)
+        self._correction = min(max(moved, -MOST_CORRECTION), MOST_CORRECTION)
+
+    def turn_away(self, menu: Sequence[Increment]) -> None:
+        """Counts one whose promise an idle pool could have kept, and this one cannot."""
+        self._turned_away_slot_s += menu[0].slot_s
+
+    def _supply(self, capacity: float) -> float:
+        return TARGET_USE * capacity * math.exp(self._correction)
+
     def share(self, tenant: str) -> float:
         """The part of the pool that is a tenant's by weight among those that are active; 0 of one that is
         not.
@@ -176,7 +212,7 @@ class Market:
             return 0.0
         if self._waiting.total > 0:
             demand = demand.plus(self._waiting, 1 / (CLEAR_WAITING_S * per_s))
-        margin = demand.margin(TARGET_USE * capacity / per_s)
+        margin = demand.margin(self._supply(capacity) / per_s)
         return 0.0 if margin is None else margin.price
 
     def load(self, capacity: float, now_s: float) -> float:
@@ -185,7 +221,7 @@ class Market:
 
     def _own_margin(self, tenant: _Tenant, capacity: float, now_s: float) -> Margin | None:
         """Where a tenant's own share ends."""
-        share = TARGET_USE * capacity * tenant.weight / self._active_weight
+        share = self._supply(capacity) * tenant.weight / self._active_weight
         return tenant.demand.margin(share / self._per_second(now_s))
 
     def _active(self, name: str, weight: float, now_s: float) -> _Tenant:
@@ -214,5 +250,5 @@ class Market:
         if self._began_s is None:
             return 0.0
         # What was not watched yet is not taken for silence; the first moments are no rate at all.
-        watched = -math.expm1(-max(now_s - self._began_s, MEMORY_S / 4) / MEMORY_S)
+        watched = -math.expm1(-max(now_s - self._began_s, MEMORY_S) / MEMORY_S)
         return math.exp((self._zero_s - now_s) / MEMORY_S) / (MEMORY_S * watched)

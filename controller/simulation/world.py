@@ -75,12 +75,19 @@ def simulate(
     judge: Judge,
     seed: int = 0,
     progress: Callable[[float], None] = lambda now_s: None,
+    tenants: Tenants | None = None,
+    prompt_of: Callable[[Request], int] = lambda request: request.nature.prompt_tokens,
+    reports: bool = False,
 ) -> Run:
-    """Has the requests come, and follows them to their ends. progress: told the simulation's time.
+    """Has the requests come, and follows them to their ends. progress: told the simulation's time. tenants:
+    what is known of them at the beginning. prompt_of: the prompt tokens that the controller is told. reports:
+    callers tell whether answers were right, as soon as they have them.
 
     The same arguments give the same outcome.
     """
-    world = _World(policy, requests, [model] * workers, judge, seed, progress)
+    world = _World(
+        policy, requests, [model] * workers, judge, seed, progress, tenants or Tenants(), prompt_of, reports
+    )
     world.run()
     return Run(policy, world.records, world.prices)
 
@@ -96,7 +103,11 @@ class _World:
         judge: Judge,
         seed: int,
         progress: Callable[[float], None],
+        tenants: Tenants,
+        prompt_of: Callable[[Request], int],
+        reports: bool,
     ) -> None:
+        self._tenants, self._prompt_of, self._reports = tenants, prompt_of, reports
         self._policy, self._requests, self._judge, self._progress = policy, requests, judge, progress
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._number = itertools.count()
@@ -105,7 +116,7 @@ class _World:
         self.prices: list[tuple[float, float, int, int]] = []
         rng = Random(f"curfew-desk-{seed}")
         self._roster = Roster()
-        self._desk = Desk(self._roster, Tenants(), lambda: rng.uniform(-1.0, 1.0))
+        self._desk = Desk(self._roster, tenants, lambda: rng.uniform(-1.0, 1.0))
         self._tickets: dict[Ticket, Record] = {}
         self._woken_s = math.inf
         self._hosts: dict[Worker, _Host] = {}
@@ -150,7 +161,7 @@ class _World:
         policy = self._policy.tenants[request.tenant].for_labels(arrival.labels)
         record = Record(request, policy, now_s)
         self.records.append(record)
-        tokens = request.nature.prompt_tokens
+        tokens = self._prompt_of(request)
         ask = Ask(
             prompt_tokens=tokens,
             most_prompt_tokens=int(PROMPT_SLACK * tokens) + 1,
@@ -199,6 +210,8 @@ class _World:
         record.adjustments = flight.adjustments
         record.chance = self._judge(record.request, done)
         record.right = record.request.luck < record.chance
+        if self._reports and settlement.trial is not None:
+            self._tenants[record.policy.name].quality.learn(settlement.trial, float(record.right), now_s)
         self._close(record, Outcome.ANSWERED, "")
 
     def take_load(self, worker: Worker, load: Load, now_s: float) -> None:

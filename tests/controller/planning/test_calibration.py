@@ -54,3 +54,21 @@ def test_a_higher_level_is_a_higher_probability_and_the_planned_one_is_the_share
     assert level.probability(at) == share
     assert level.probability(min(one, other)) <= level.probability(max(one, other))
     assert 0 <= level.probability(one) <= 1
+
+
+@pytest.mark.parametrize(("told", "kept_share"), [(0.9, 0.99), (0.95, 0.8), (0.5, 0.5)])
+def test_promised_probabilities_become_the_share_that_is_kept(told: float, kept_share: float) -> None:
+    rng, calibration = random.Random(4), Calibration()
+    promised = []
+    for _ in range(2000):
+        promised.append(calibration.level(0.9).promise(told))
+        calibration.note_promise(promised[-1], rng.random() < kept_share)
+    assert sum(promised[500:]) / 1500 == pytest.approx(kept_share, abs=0.02)
+
+
+def test_certainties_are_not_calibrated_away() -> None:
+    calibration = Calibration()
+    for _ in range(100):
+        calibration.note_promise(0.9, kept=False)
+    assert calibration.level(0.9).promise(1.0) == 1.0
+    assert calibration.level(0.9).promise(0.0) == 0.0

@@ -30,7 +30,8 @@ def choices(draw: st.DrawFn) -> list[Option]:
 def test_an_option_costs_what_it_is_expected_to_use() -> None:
     stopping_at_20 = lengths(*[20] * 99)
     at_once, some, much = options([0, 10, 100], CURVE, stopping_at_20, 5, Tariff(0.5, 0.01))
-    assert at_once == Option(0, 0.3, pytest.approx(0.5 + 5 * 0.01))
+    assert (at_once.budget, at_once.quality) == (0, 0.3)
+    assert at_once.slot_s == pytest.approx(0.5 + 5 * 0.01)
     assert some.slot_s == pytest.approx(0.5 + (10 + 1 + 5) * 0.01)
     # 99 of 100 stop at 20, one would go on to 100.
     assert much.slot_s == pytest.approx(0.5 + (20 + 0.01 * 80 + 1 + 5) * 0.01)
