@@ -76,7 +76,7 @@ def top(
             return read_snapshot(stub, admin)
 
         try:
-            if once or as_json:
+            if once or as_json or not sys.stdout.isatty():
                 _print(look, once, as_json, interval)
             else:
                 _watch(look, admin, interval)
@@ -119,7 +119,7 @@ def _print(look: Callable[[], Snapshot], once: bool, as_json: bool, interval_s: 
 def _watch(look: Callable[[], Snapshot], address: str, interval_s: float) -> None:
     """Until Ctrl-C. A controller that cannot be reached is asked again."""
     console = Console(highlight=False)
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
                 snapshot = look()

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
@@ -197,6 +204,30 @@ def test_once_shows_every_tenant_and_ends(address: str) -> None:
     assert done.exit_code == 0
     assert done.stdout.startswith(f"{address}  up 1h06m")
     assert "support" in done.stdout
+
+
+def test_a_terminal_gets_a_live_view_until_ctrl_c(address: str) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [str(Path(sys.executable).with_name("curfew")), "top", "--interval", "0.1", "--admin", address]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        try:
+            seen = b""
+            while seen.count(b"no_think") < 2:  # a second look has been drawn over the first
+                seen += os.read(ours, 4096)
+            process.send_signal(signal.SIGINT)
+            while LEFT_THE_SCREEN not in seen:
+                seen += os.read(ours, 4096)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
+    assert b"Traceback" not in seen
+
+
+LEFT_THE_SCREEN = b"\x1b[?1049l"
+"""The terminal shows again what it showed before."""
 
 
 def test_programs_get_one_line_of_json_with_every_field(address: str) -> None:
