@@ -146,6 +146,7 @@ class SharedState:
         self._renew_s = clock()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     @property
     def outage(self) -> Outage | None:
@@ -163,6 +164,8 @@ class SharedState:
 
     async def stop(self) -> None:
         """Tells the store what is left to tell, if it is there, and leaves it."""
+        # A client that is cancelled in mid-call may swallow it.
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -284,7 +287,7 @@ class SharedState:
     # In the background.
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             if self._outage is not None:
                 await asyncio.sleep(self._retry_s())
             else:
