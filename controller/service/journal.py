@@ -88,13 +88,14 @@ class Journal:
     def _row(self, entry: Entry, ask: Ask) -> Row:
         run, flight = entry.run, entry.flight
         settlement = None if run is None else run.settlement
+        prompt, reasoning, answer = _tokens(run, ask)
         labels = {name: value for name, value in entry.labels.items() if name in self._recorded_labels}
         arrival = Arrival(
             arrival_s=0.0,
             tenant=entry.policy.name,
-            input_tokens=ask.prompt_tokens if run is None or run.done is None else run.done.prompt_tokens,
-            reasoning_tokens=0 if run is None else run.reasoning_tokens,
-            answer_tokens=0 if run is None else run.answer_tokens,
+            input_tokens=prompt,
+            reasoning_tokens=reasoning,
+            answer_tokens=answer,
             reasoning_end=_reasoning_end(run),
             labels=MappingProxyType(labels),
             deadline_s=ask.deadline_s,
@@ -141,6 +142,15 @@ class Entry:
             self.flight = verdict
         if self.ask is not None:
             self._journal.decided(self, self.ask, verdict)
+
+
+def _tokens(run: Generation | None, ask: Ask) -> tuple[int, int, int]:
+    """Of the prompt, the reasoning and the answer: as the worker counted them, or as far as they came."""
+    if run is None:
+        return ask.prompt_tokens, 0, 0
+    if run.done is None:
+        return ask.prompt_tokens, run.reasoning_tokens, run.answer_tokens
+    return run.done.prompt_tokens, run.done.reasoning_tokens, run.done.answer_tokens
 
 
 def _reasoning_end(run: Generation | None) -> ReasoningEnd:

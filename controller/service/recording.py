@@ -171,7 +171,7 @@ class Recorder:
             if self._file is None:
                 self._file = self._open()
             self._file.append("".join(self._line(row) for row in rows))
-        except (OSError, ValueError) as error:  # the disk; text that is none
+        except Exception as error:  # mostly a full disk; whatever it is, this thread goes on
             self._fail(error, len(rows), now_s)
             return
         self._written += len(rows)
@@ -179,8 +179,8 @@ class Recorder:
             log.warning("recording goes on; %d requests were not recorded", self._unwritten)
             self._failure = ""
 
-    def _fail(self, error: OSError | ValueError, rows: int, now_s: float) -> None:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    def _fail(self, error: Exception, rows: int, now_s: float) -> None:
+        why = (error.strerror if isinstance(error, OSError) else None) or repr(error)
         if not self._failure:
             log.error("recording to %s fails, requests go unrecorded: %s", self._directory, why)
         self._unwritten += rows
