@@ -233,8 +233,9 @@ class SimulatedWorker:
             if self._may_strike(entry):
                 job = entry[2]
                 job.strike(self._step)
-                self._watch(job)
-                struck = True
+                if job.struck:
+                    self._watch(job)
+                    struck = True
         if struck:
             self._happen(now_s)
 

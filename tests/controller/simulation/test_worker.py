@@ -72,12 +72,14 @@ class Bench:
         wants: int = 50,
         answer: int = 9,
         budget: int = 0,
+        grace: int = 0,
+        boundary: int = 0,
         until_s: float = math.inf,
         priority: int = 0,
         deadline_s: float = math.inf,
     ) -> Job:
-        grant = Grant(budget, 0, 100, until_s, priority, deadline_s)
-        job = Job(Nature(prompt, wants, answer, 0), grant, self.model.engine.closing_tokens)
+        grant = Grant(budget, grace, 100, until_s, priority, deadline_s)
+        job = Job(Nature(prompt, wants, answer, boundary), grant, self.model.engine.closing_tokens)
         self.at(when_s, lambda now_s: self.worker.submit(job, now_s))
         return job
 
@@ -128,6 +130,14 @@ def test_reasoning_ends_with_the_first_step_after_its_time() -> None:
     assert bench.done[job].reasoning_end is ReasoningEnd.DEADLINE
     assert bench.done[job].reasoning_tokens == 24
     assert bench.first_answers[job] == pytest.approx(0.25)
+
+
+def test_time_that_is_up_within_the_grace_of_a_budget_changes_nothing() -> None:
+    bench = Bench()
+    job = bench.send(wants=1000, budget=20, grace=10, boundary=10, until_s=0.25)
+    bench.run()
+    assert bench.done[job].reasoning_tokens == 30
+    assert bench.done[job].reasoning_end is ReasoningEnd.BUDGET
 
 
 def test_an_adjustment_holds_from_the_next_step() -> None:
@@ -255,6 +265,8 @@ requests = st.lists(
             "wants": st.integers(1, 80),
             "answer": st.integers(1, 120),
             "budget": st.integers(0, 60),
+            "grace": st.integers(0, 12),
+            "boundary": st.integers(0, 15),
             "until_s": st.none() | st.floats(0.0, 3.0),
             "priority": st.integers(0, 2),
         }
@@ -280,7 +292,7 @@ def test_every_request_ends_within_its_limits_and_leaves_the_worker_as_it_was(
     assert bench.worker.load == Load(0, 0, 0, model.slots)
     for job, one in zip(jobs, wanted, strict=True):
         done = bench.done[job]
-        assert done.reasoning_tokens <= min(one["budget"], one["wants"])
+        assert done.reasoning_tokens <= min(one["budget"] + bool(one["budget"]) * one["grace"], one["wants"])
         assert done.answer_tokens <= one["answer"]
         assert 0 <= done.queue_s <= done.first_token_s <= done.first_answer_s <= done.total_s
         assert done.decode_steps == done.reasoning_tokens + done.answer_tokens + done.complete * (

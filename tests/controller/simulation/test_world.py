@@ -111,7 +111,7 @@ def test_what_is_not_served_counts_as_not_kept() -> None:
     done = run(policy(), requests(300, 0.01, reasoning=2000))
     summary = summaries(done)["a"]
     assert summary.requests == 300
-    assert summary.kept <= 1 - summary.rejected - summary.refused
+    assert summary.kept <= 1 - summary.rejected - summary.refused + 1e-9
     assert summary.goodput <= summary.kept
 
 
