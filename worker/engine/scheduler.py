@@ -107,7 +107,7 @@ class Scheduler:
                 decodes.append(sequence)
             else:
                 pieces.append(Piece(sequence, pending))
-        budget = self._step_tokens if self._decoding else self._idle_step_tokens
+        budget = self._prefill_budget()
         for sequence in self._prefilling:
             count = self._next_piece(sequence, budget)
             if count:
@@ -289,6 +289,17 @@ class Scheduler:
             sample.slot, sample.pages = None, []
 
     # Prefill.
+
+    def _prefill_budget(self) -> int:
+        """Prefill tokens of the next step.
+
+        It makes those who decode wait, so one long prompt gets `step_tokens` and no more; each further prompt
+        adds to it, the more the fewer decode: of many that arrive together the first do not hold up the rest.
+        """
+        if not self._decoding:
+            return self._idle_step_tokens
+        share = 1 + max(len(self._prefilling) - 1, 0) / len(self._decoding)
+        return min(int(self._step_tokens * share), max(self._step_tokens, self._idle_step_tokens))
 
     def _next_piece(self, sequence: Sequence, budget: int) -> int:
         """How many pending tokens fit the budget, so that they end with a chunk, at the checkpoint, or with

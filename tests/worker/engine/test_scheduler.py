@@ -217,6 +217,19 @@ def test_more_is_prefilled_while_nothing_decodes() -> None:
 # Slots.
 
 
+@pytest.mark.parametrize(("prompts", "tokens"), [(1, 8), (2, 16), (3, 24), (6, 32)])
+def test_more_is_prefilled_beside_few_decodes_while_many_prompts_wait_but_never_more_than_without(
+    prompts: int, tokens: int
+) -> None:
+    engine, runner = recorded_engine(MODEL, step_tokens=8, idle_step_tokens=32)
+    engine.submit(lasting("decoding"))
+    computed(engine)
+    for number in range(prompts):
+        engine.submit(make_request(MODEL, f"{number}", prompt=PROMPT * 8, received_s=101.0 + number))
+    computed(engine)
+    assert sum(runner.steps[-1].values()) - 1 == tokens
+
+
 def test_decodes_are_computed_in_the_order_of_their_slots_and_slots_are_filled_from_the_lowest() -> None:
     """So that their states mostly lie side by side."""
     engine, runner = recorded_engine(MODEL, slots=4)
