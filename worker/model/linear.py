@@ -78,7 +78,7 @@ class QuantisedLinear:
         largest = _LARGEST[weights]
         # A channel of zeros keeps its zeros with any scale.
         scales = exact.abs().amax(1).div(largest).clamp(min=torch.finfo(torch.float32).tiny)
-        scaled = exact.div_(scales[:, None]) if exact is not weight else exact / scales[:, None]
+        scaled = exact / scales[:, None]
         if weights is WeightFormat.INT8:
             scaled = scaled.round_()
         stored = scaled.clamp_(-largest, largest).to(_STORED[weights])

@@ -16,6 +16,7 @@ from kernels import kernels_for
 from tests.worker.model.peer import CPU, Driver, load, make_peer, peer_config, prompt
 from worker.model.checkpoint import Checkpoint, CheckpointError, load_network
 from worker.model.config import ModelConfig
+from worker.model.linear import Linear
 from worker.model.network import MambaLayer, Network
 from worker.model.progress import loading_bar
 
@@ -80,6 +81,7 @@ def test_a_bf16_model_keeps_the_scans_parameters_and_norms_of_the_file(directory
     assert isinstance(rounded, MambaLayer)
     for name in ("norm", "a", "d", "dt_bias", "gated_norm"):
         assert torch.equal(getattr(rounded, name), getattr(exact, name))
+    assert isinstance(rounded.out_proj, Linear)
     assert rounded.out_proj.weight.dtype == torch.bfloat16
 
 
