@@ -18,7 +18,7 @@ MOST_TENANTS = 12
 SLICES = 30
 """Of time, in the plots over time; fewer where a slice would hold too few requests."""
 LEAST_IN_SLICE = 8
-MOST_BARS = 8
+MOST_BARS = 6
 """Of budgets, beside that of no_think; smaller ones are counted with the first."""
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -94,7 +94,7 @@ def _table(told: Told, runs: Mapping[str, Run]) -> str:
 
 
 def _kept_over_time(tenant: str, runs: Sequence[Sequence[Record]], end_s: float) -> str:
-    minutes = Axis("minutes", 0.0, max(end_s, 1.0) / 60, lambda m: f"{m:g}")
+    minutes = _minutes(end_s)
     plot = Plot(tenant, minutes, Axis("", 0.0, 1.0, lambda share: f"{100 * share:.0f}%"))
     for series, records in enumerate(runs):
         if not records:
@@ -116,6 +116,10 @@ def _kept_over_time(tenant: str, runs: Sequence[Sequence[Record]], end_s: float)
             share = records[0].policy.objectives.share
             plot.level(share, format_share(share))
     return plot.svg()
+
+
+def _minutes(end_s: float) -> Axis:
+    return Axis("minutes", 0.0, math.ceil(max(end_s, 1.0) / 6) / 10, lambda minutes: f"{minutes:g}")
 
 
 def _budgets(tenant: str, runs: Sequence[Sequence[Record]]) -> str:
@@ -176,7 +180,7 @@ def _frontier(told: Told) -> str:
 
 
 def _price(runs: Sequence[Run], end_s: float) -> list[str]:
-    minutes = Axis("minutes", 0.0, max(end_s, 1.0) / 60, lambda m: f"{m:g}")
+    minutes = _minutes(end_s)
     series_of: Sequence[tuple[str, Callable[[tuple[float, float, int, int]], float]]] = (
         ("price", lambda sample: sample[1]),
         ("requests that wait", lambda sample: float(sample[2])),

@@ -72,7 +72,7 @@ class Plot:
             f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
         )
         self._marks.append(
-            f'<text class="small" x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end">'
+            f'<text class="small" x="{WIDTH - RIGHT}" y="{at + 14:.1f}" text-anchor="end">'
             f"{escape(label)}</text>"
         )
 
