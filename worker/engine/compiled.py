@@ -81,10 +81,10 @@ def compiled_decode(
         raise ValueError(f"decode steps are compiled for a CPU only, not for {network.device}")
     package = cache / f"decode-{_fingerprint(network, page_tokens)}.pt2"
     if not package.exists():
-        on_compile(package)
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise ValueError(f"to compile the decode step takes a C++ compiler, and there is no {compiler!r}")
+        on_compile(package)
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as directory:
             # Whoever starts at the same time finds all of it or nothing.
