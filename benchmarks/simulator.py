@@ -1,9 +1,9 @@
 """Does the simulator tell the truth? `python -m benchmarks.simulator`
 
-Measures a real worker with nothing else to do, has the real system (a controller and a worker, as processes)
-serve a piece of a trace, and has the simulator serve the same arrivals. Shown are the latencies that callers
-saw against those predicted. The worker takes 8 ms for a step, as in the demo, so that what is measured is the
-system and not what else the machine does.
+Measures a real worker, records its steps under a little other traffic, has the real system (a controller and
+a worker, as processes) serve a piece of a trace, and has the simulator serve the same arrivals. Shown are the
+latencies that callers saw against those predicted. The worker takes 8 ms for a step, as in the demo, so that
+what is measured is the system and not what else the machine does.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from controller.simulation.trace import Arrival, Trace, read_trace
 from controller.simulation.world import Record, simulate
 from curfew.processes import start_service
 from curfew.rpc.durations import seconds
+from curfew.v1 import reasoning_pb2
 
 TRACE = Path(__file__).parent / "traces" / "reasoning_evening.csv"
 LENGTH_SCALE = 0.1
@@ -44,8 +45,10 @@ LINE_TOKENS = 11
 """Of the demo's reasoning: a cut waits for the end of a line, half of it on average."""
 CHUNK_TOKENS = 32
 """Of the demo model's scan."""
-ALONE, ALONE_S = 12, 0.7
-"""Requests sent one after another, and from one to the next, to see what messages take."""
+OTHER_TRACE, OTHER_SECONDS = TRACE.with_name("reasoning_morning.csv"), 15.0
+"""Traffic under which the worker's steps are recorded: not that which is then predicted."""
+LEAST_STEPS = 8
+"""Of a request that shows a pace."""
 
 
 def main() -> None:
@@ -96,6 +99,11 @@ async def measure(options: argparse.Namespace, items: Sequence[Item]) -> tuple[W
     arguments = ["--slots", str(options.slots)]
     paced = [*arguments, "--least-step-ms", str(options.least_step_ms)]
     keys = {tenant: f"demo-{tenant}" for tenant in SHARES.tenants}
+    other = items_of(
+        piece(read_trace(OTHER_TRACE), OTHER_SECONDS, options.rate),
+        lambda _, n: SHARES.tenant(n),
+        options.seed,
+    )
     with TemporaryFile() as log:
         with console.status("measuring a worker …"):
             # What its steps take by themselves, beside which the least time is known.
@@ -106,30 +114,37 @@ async def measure(options: argparse.Namespace, items: Sequence[Item]) -> tuple[W
                 fast = parse_speed(await record_speed(bare.addresses["listen"]), "measured")
             finally:
                 await bare.stop()
-        async with serving(options.policy, worker_arguments=paced, log=log) as (address, workers):
-            with console.status("measuring it at its pace …"):
-                slow = parse_speed(await record_speed(workers[0]), "measured")
-                first = [replace(item, arrival_s=ALONE_S * n) for n, item in enumerate(items[:ALONE])]
-                alone = await replay(address, keys, first)
+        with console.status("recording its steps under other traffic …"):
+            async with serving(options.policy, worker_arguments=paced, log=log) as (address, _):
+                recorded = [r.completion for r in await replay(address, keys, other)]
+        # A fresh one: a controller learns, and the simulated one begins without knowledge too.
+        async with serving(options.policy, worker_arguments=paced, log=log) as (address, _):
             with Progress(console=console, transient=True) as progress:
                 task = progress.add_task("replaying", total=len(items))
                 replies = await replay(
                     address, keys, items, progress=lambda done: progress.update(task, completed=done)
                 )
+    least_s = options.least_step_ms / 1e3
+    done = [completion for completion in recorded if completion is not None]
     engine = replace(
-        slow.engine,
-        relay_s=median(overhead_s(reply) for reply in alone),
-        least_step_s=options.least_step_ms / 1e3,
+        fast.engine,
+        least_step_s=least_s,
         boundary_tokens=LINE_TOKENS / 2,
         chunk_tokens=CHUNK_TOKENS,
+        relay_s=median(seconds(c.latency) - seconds(c.timings.total) for c in done),
+        step_ratios=tuple(
+            pace_s(c) / max(least_s, fast.decode.step_s(c.timings.mean_batch_size))
+            for c in done
+            if c.timings.decode_steps > LEAST_STEPS
+        ),
     )
     return replace(fast, engine=engine), replies
 
 
-def overhead_s(reply: Reply) -> float:
-    """What the caller waited beyond the worker's own account."""
-    assert reply.completion is not None
-    return reply.latency_s - seconds(reply.completion.timings.total)
+def pace_s(completion: reasoning_pb2.Completion) -> float:
+    """Mean time of a step between the first token and the end, by the worker's account."""
+    timings = completion.timings
+    return (seconds(timings.total) - seconds(timings.first_token)) / (timings.decode_steps - 1)
 
 
 def predict(policy: Policy, model: WorkerModel, items: Sequence[Item], seed: int) -> list[Record]:
