@@ -124,10 +124,12 @@ async def replay(
     *,
     timeout_s: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    report: bool = False,
 ) -> list[Reply]:
     """Sends every item at its time, once, and returns the replies in the items' order.
 
     keys: API keys by tenant. timeout_s: of a call; None for no limit. progress: told how many have ended.
+    report: whether the controller is told if answers were right.
     """
     done = 0
     async with grpc.aio.insecure_channel(address) as channel:
@@ -141,11 +143,20 @@ async def replay(
             reply = await _send(stub, keys[item.tenant], item, began_s, timeout_s)
             done += 1
             progress(done)
+            if report and reply.plan is not None and reply.completion is not None:
+                outcome = reasoning_pb2.ReportOutcomeRequest(
+                    request_id=reply.plan.request_id, score=float(reply.right)
+                )
+                await stub.ReportOutcome(outcome, metadata=_authorization(keys[item.tenant]))
             return reply
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(item)) for item in items]
     return [task.result() for task in tasks]
+
+
+def _authorization(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
 
 
 async def _send(
@@ -155,7 +166,7 @@ async def _send(
     request = reasoning_pb2.GenerateRequest(messages=[question])
     plan, completion, answer, code = None, None, [], grpc.StatusCode.OK
     sent_s = time.monotonic()
-    call = stub.Generate(request, metadata=(("authorization", f"Bearer {key}"),), timeout=timeout_s)
+    call = stub.Generate(request, metadata=_authorization(key), timeout=timeout_s)
     try:
         async for event in call:
             if event.HasField("delta"):
