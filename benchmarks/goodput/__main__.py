@@ -35,6 +35,15 @@ BURST_LOAD = 0.7
 SHOWN = (
     "curfew", "static_per_tenant", "static", "yesterday", "no_think", "unlimited", "clairvoyant", "bound",
 )  # fmt: skip
+COLOURS = {
+    "no_think": "0.82",
+    "unlimited": "0.66",
+    "yesterday": "#a6cee3",
+    "static": "#6aa5cf",
+    "static_per_tenant": "#1f78b4",
+    "curfew": "#d62728",
+    "clairvoyant": "#f4a582",
+}
 PROMISED_SHARE = 0.9
 DEMO_SLOTS = 16
 PLOT = Path(__file__).parents[2] / "docs" / "goodput.png"
@@ -195,22 +204,23 @@ def show(scores: Mapping[str, Sequence[Mapping[str, Score | float]]], plot: Path
 
 
 def draw(means: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """A plot: goodput by load, for each way of deciding."""
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
-    positions = range(len(means))
-    styles = {"curfew": ("C3", 3.0, "-"), "clairvoyant": ("0.4", 1.2, "--"), "bound": ("0.7", 1.2, ":")}
-    for name in SHOWN:
-        colour, width, dashes = styles.get(name, (None, 1.5, "-"))
-        values = [100 * row[name] for row in means.values()]
-        axes.plot(
-            positions, values, dashes, color=colour, linewidth=width, marker="o", markersize=4, label=name
-        )
-    axes.set_xticks(list(positions), [load if load == "burst" else f"{load} ×" for load in means])
-    axes.set_xlabel("load, by all the thinking that requests want over what a full batch has")
+    """A plot: goodput by load, a bar for each way of deciding."""
+    figure, axes = pyplot.subplots(figsize=(9, 4.5))
+    width = 0.8 / len(COLOURS)
+    for index, (name, colour) in enumerate(COLOURS.items()):
+        places = [place + (index - len(COLOURS) / 2 + 0.5) * width for place in range(len(means))]
+        axes.bar(places, [100 * row[name] for row in means.values()], width, color=colour, label=name)
+    for place, row in enumerate(means.values()):
+        axes.hlines(100 * row["bound"], place - 0.42, place + 0.42, color="0.2", linewidth=1, linestyles=":")
+    axes.set_xticks(range(len(means)), [load if load == "burst" else f"{load} ×" for load in means])
+    axes.set_xlabel(
+        "load: all the thinking that requests want, over what a full batch has (dotted: the bound)"
+    )
     axes.set_ylabel("answered rightly in time, %")
     axes.set_ylim(0, 100)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8, ncols=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
