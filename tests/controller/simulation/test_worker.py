@@ -210,6 +210,44 @@ def test_a_long_prompt_is_computed_in_pieces_and_never_holds_up_those_that_decod
     assert bench.done[decoding].total_s == pytest.approx((100 + 10) * STEP_S, abs=2 * STEP_S)
 
 
+def test_pieces_end_with_a_chunk() -> None:
+    bench = Bench(replace(STEADY, engine=replace(STEADY.engine, step_tokens=105)))
+    bench.send(0.0, prompt=10, answer=99)
+    long = bench.send(0.1, prompt=210)
+    bench.run()
+    done = bench.done[long]
+    assert done.first_token_s - done.queue_s == pytest.approx(100e-4 + 100e-4 + 10e-4 + 3 * STEP_S)
+
+
+def test_a_closing_text_is_computed_beside_the_next_step() -> None:
+    closing = replace(STEADY, engine=replace(STEADY.engine, closing_tokens=50))
+    bench = Bench(closing)
+    cut = bench.send(wants=1000, budget=20)
+    bench.run()
+    done = bench.done[cut]
+    assert done.forced_tokens == 50
+    assert done.total_s == pytest.approx((20 + 9 + 1) * STEP_S + 50 / STEADY.prefill_tokens_per_s)
+
+
+def test_a_longer_past_takes_longer_to_read() -> None:
+    reading = replace(STEADY, engine=replace(STEADY.engine, context_token_s=1e-5))
+    bench = Bench(reading)
+    job = bench.send(prompt=100, wants=16, answer=1, budget=100)
+    bench.run()
+    # Two tokens more than are reasoned: the answer's, and the end of the text. In how many steps the past
+    # is taken to be equally long does not matter here.
+    assert bench.done[job].total_s == pytest.approx(18 * STEP_S + 17 * 108e-5, rel=0.01)
+
+
+def test_the_mean_batch_is_that_of_the_requests_own_steps() -> None:
+    bench = Bench()
+    long = bench.send(0.0, prompt=10, answer=99)
+    short = bench.send(0.1, prompt=10, answer=19)
+    bench.run()
+    assert bench.done[short].mean_batch_size == 2.0
+    assert bench.done[long].mean_batch_size == pytest.approx(1 + 20 / 100)
+
+
 def test_an_idle_worker_takes_larger_pieces_at_the_rate_that_was_measured() -> None:
     bench = Bench()
     job = bench.send(0.0, prompt=1000)

@@ -141,3 +141,12 @@ def test_a_cut_is_never_better_than_the_whole_nor_worse_than_wrong() -> None:
 def test_without_a_curve_what_came_to_its_own_end_is_taken_to_be_right() -> None:
     problems = Problems(None, [5])
     assert (problems.whole, problems.cut_at(3)) == (1.0, 0.5)
+
+
+def test_an_answer_that_was_cut_off_is_wrong() -> None:
+    tried = policy("  mode: no_think\n  budget: {answer: 25}\n")
+    wanted = requests(20)
+    done = run(tried, wanted)
+    cut = [record for record in done.records if record.done is not None and not record.done.complete]
+    assert 0 < len(cut) < 20
+    assert {record.chance for record in cut} == {0.0}
