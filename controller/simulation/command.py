@@ -114,7 +114,8 @@ def _simulate(
     judge = judge_of(list(policies.values()), requests)
     runs = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(sys.stderr), transient=True) as progress:
+    console = _console(sys.stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {name: progress.add_task(escape(name), total=end_s) for name in policies}
         for name, policy in policies.items():
 
