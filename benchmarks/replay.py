@@ -21,7 +21,6 @@ import grpc
 
 from controller.simulation.trace import Trace
 from curfew.processes import start_service
-from curfew.rpc.durations import seconds
 from curfew.v1 import generation_pb2, reasoning_pb2
 from curfew.v1.reasoning_pb2_grpc import ReasoningServiceStub
 from demo.problems import MAX_NUMBERS, MIN_NUMBERS, Problem, draw, is_right
@@ -78,19 +77,9 @@ class Reply:
         return self.completion is not None and self.latency_s <= deadline_s
 
     @property
-    def budget_tokens(self) -> int:
-        """Reasoning tokens that the plan granted; 0 without one."""
-        return 0 if self.plan is None else self.plan.budget.reasoning_tokens
-
-    @property
     def reasoning_tokens(self) -> int:
         """Reasoning tokens used; 0 without an answer."""
         return 0 if self.completion is None else self.completion.usage.reasoning_tokens
-
-    @property
-    def controller_latency_s(self) -> float | None:
-        """Receipt to end, by the controller's account."""
-        return None if self.completion is None else seconds(self.completion.latency)
 
 
 def reasoning_length(problem: Problem) -> int:

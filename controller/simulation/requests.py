@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from controller.planning.lengths import StopCurve
@@ -60,18 +60,14 @@ def _completed(trace: Trace) -> Callable[[Arrival, float], int]:
     """
     seen: dict[str, list[tuple[int, bool]]] = {}
     for arrival in trace.arrivals:
-        if arrival.reasoning_end is not ReasoningEnd.NONE and (
-            arrival.reasoning_tokens or arrival.reasoning_end
-        ):
+        if arrival.reasoning_end is not ReasoningEnd.NONE:
             seen.setdefault(arrival.tenant, []).append(arrival.wants)
     curves = {tenant: StopCurve.estimate(pairs) for tenant, pairs in seen.items()}
     everyone = StopCurve.estimate([pair for pairs in seen.values() for pair in pairs])
 
     def complete(arrival: Arrival, number: float) -> int:
         tokens, whole = arrival.wants
-        if whole and arrival.reasoning_end is not ReasoningEnd.NONE:
-            return tokens
-        return _longer(curves.get(arrival.tenant, everyone), tokens, number)
+        return tokens if whole else _longer(curves.get(arrival.tenant, everyone), tokens, number)
 
     return complete
 
@@ -84,7 +80,7 @@ def _longer(curve: StopCurve, tokens: int, number: float) -> int:
         return int(UNSEEN_FACTOR * tokens) + 1
     before = curve.stopped[index - 1] if index else 0.0
     level = before + number * (curve.stopped[-1] - before)
-    return longer[bisect_right(curve.stopped[index:], level)]
+    return longer[min(bisect_right(curve.stopped[index:], level), len(longer) - 1)]
 
 
 def by_tenant(requests: Sequence[Request]) -> dict[str, list[Request]]:
@@ -93,11 +89,3 @@ def by_tenant(requests: Sequence[Request]) -> dict[str, list[Request]]:
     for request in requests:
         grouped.setdefault(request.tenant, []).append(request)
     return grouped
-
-
-def at_pace(requests: Sequence[Request], factor: float) -> list[Request]:
-    """The same requests, arriving with times multiplied by a factor."""
-    return [
-        replace(request, arrival=replace(request.arrival, arrival_s=request.arrival.arrival_s * factor))
-        for request in requests
-    ]

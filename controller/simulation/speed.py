@@ -85,10 +85,6 @@ class WorkerModel:
             time_s = max(time_s, self.decode.step_s(1))
         return ratio * max(engine.least_step_s, time_s)
 
-    def tokens_per_s(self) -> float:
-        """Output tokens of a full batch."""
-        return self.slots / max(self.decode.step_s(self.slots), self.engine.least_step_s)
-
     def description(self) -> worker_pb2.DescribeWorkerResponse:
         """What it says of itself, without a load."""
         least_s = self.engine.least_step_s
