@@ -69,7 +69,11 @@ def run_simulate(options: argparse.Namespace) -> int:
             f"{trace.name}: {len(requests):,} requests in {_minutes(trace)}; "
             f"{options.workers} × {model.name} ({model.source}); seed {options.seed}"
         )
-        options.html.write_text(report(runs, about))
+        try:
+            options.html.write_text(report(runs, about))
+        except OSError as error:
+            sys.stderr.write(f"{options.html}: cannot be written: {error.strerror}\n")
+            return EXIT_TROUBLE
         sys.stderr.write(f"wrote {options.html}\n")
     return 0
 

@@ -117,6 +117,14 @@ def test_names_of_files_write_nothing_of_their_own_into_page_and_table(
     assert "<b>[red]" in capsys.readouterr().out
 
 
+def test_a_page_that_cannot_be_written_is_said(
+    files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    thinks, _, trace = files
+    assert simulate(thinks, "--trace", trace, "--html", trace.parent) == 2
+    assert f"{trace.parent}: cannot be written: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
