@@ -25,7 +25,7 @@ from rich.progress import Progress
 from benchmarks.goodput import real, simulated, systems
 from benchmarks.goodput.accuracy import Accuracy
 from benchmarks.goodput.bound import bound
-from benchmarks.goodput.scenario import Kind, Scenario, at_load, with_burst
+from benchmarks.goodput.scenario import Kind, Scenario, at_load, requests_for, with_burst
 from benchmarks.goodput.score import Score
 from benchmarks.harness import print_machine, print_result, print_table
 from controller.simulation.speed import PRESETS
@@ -56,6 +56,7 @@ class Case:
     kind: Kind
     yesterday: Kind
     load: float | None
+    seconds: float
     seed: int
 
     @property
@@ -65,7 +66,7 @@ class Case:
 
     def scenario(self) -> Scenario:
         """What comes."""
-        return _scenario(self.kind, self.load, self.seed)
+        return _scenario(self.kind, self.load, self.seconds, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,20 @@ def main() -> None:
     parser.add_argument(
         "--simulate", action="store_true", help="a 9B model on an H200 instead of the real worker"
     )
-    parser.add_argument("--requests", type=int, default=1200, help="of a scenario (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, help="of each scenario (20, or 200 of the simulated worker's time)"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--plot", type=Path, default=PLOT, help="(%(default)s)")
     options = parser.parse_args()
     print_machine()
     model = PRESETS["9b-h200"] if options.simulate else replace(PRESETS["demo"], slots=DEMO_SLOTS)
-    kind = Kind("reasoning_evening", model, not options.simulate, options.requests)
+    kind = Kind("reasoning_evening", model, demo=not options.simulate)
+    seconds = options.seconds or (200.0 if options.simulate else 20.0)
     yesterday = replace(kind, trace="reasoning_morning")
-    cases = [Case(kind, yesterday, load, seed) for load in (*LOADS, None) for seed in range(options.seeds)]
+    cases = [
+        Case(kind, yesterday, load, seconds, seed) for load in (*LOADS, None) for seed in range(options.seeds)
+    ]
     console = Console(stderr=True)
     scores: dict[str, list[dict[str, Score | float]]] = {}
     with Progress(console=console) as progress, ProcessPoolExecutor() as pool:
@@ -122,7 +128,7 @@ def plan(case: Case) -> Plans:
     every = dict.fromkeys(scenario.deadlines_s, 0)
     one, _ = simulated.tune_one(case.kind, scenario)
     each, _ = simulated.tune_each(case.kind, scenario, one)
-    before = _scenario(case.yesterday, case.load, case.seed)
+    before = _scenario(case.yesterday, case.load, case.seconds, case.seed)
     old_one, _ = simulated.tune_one(case.yesterday, before)
     old_each, _ = simulated.tune_each(case.yesterday, before, old_one)
     most = 2 * max(question.request.nature.reasoning_tokens for question in scenario.questions)
@@ -225,10 +231,11 @@ def draw(means: Mapping[str, Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _scenario(kind: Kind, load: float | None, seed: int) -> Scenario:
-    base = kind.base(seed)
+def _scenario(kind: Kind, load: float | None, seconds: float, seed: int) -> Scenario:
+    usual = BURST_LOAD if load is None else load
+    base = kind.base(requests_for(kind, usual, seconds, seed), seed)
     if load is None:
-        return with_burst(at_load(kind, base, "burst", BURST_LOAD), seed)
+        return with_burst(at_load(kind, base, "burst", usual), seed)
     return at_load(kind, base, f"{load:.1f}", load)
 
 

@@ -32,6 +32,8 @@ BURST_TENANT = "t0"
 """The one that sends most."""
 BURST_PART = (0.4, 0.7)
 """Of the time."""
+SAMPLE = 1000
+"""Requests that tell what one of them wants."""
 BOUNDARY_TOKENS = 6
 """Mean tokens to the end of a line."""
 SHARE = 0.9
@@ -79,12 +81,11 @@ class Kind:
     trace: str
     model: WorkerModel
     demo: bool
-    requests: int
 
-    def base(self, seed: int) -> Scenario:
+    def base(self, requests: int, seed: int) -> Scenario:
         """A part of the trace as it is, before its pace is set."""
         trace = read_trace(TRACES / f"{self.trace}.csv")
-        arrivals = _part(trace, self.requests, seed)
+        arrivals = _part(trace, requests, seed)
         rank = {
             name: index
             for index, (name, _) in enumerate(Counter(a.tenant for a in trace.arrivals).most_common())
@@ -140,6 +141,12 @@ class Kind:
             + (n.reasoning_tokens + n.answer_tokens) * step_s
             for n in (question.request.nature for question in scenario.questions)
         )
+
+
+def requests_for(kind: Kind, load: float, seconds: float, seed: int) -> int:
+    """How many requests make such a load for so long, about."""
+    sample = kind.base(SAMPLE, seed)
+    return round(load * seconds * kind.model.slots / (kind.wanted(sample) / SAMPLE))
 
 
 def at_load(kind: Kind, base: Scenario, name: str, load: float) -> Scenario:

@@ -210,12 +210,18 @@ class Desk:
         tenant.standing.note_decided(decision.brownout)
         slot_s = prospect.slot_s(decision.budget_tokens)
         self._waiting.charge(policy.name, policy.weight, slot_s)
+
+        def closed(used_slot_s: float) -> None:
+            self._waiting.charge(policy.name, policy.weight, used_slot_s - slot_s)
+            if used_slot_s > 0:
+                self.market.held(used_slot_s)
+
         return Flight(
             Placement(ask, policy, worker, speed, prospect, decision, ticket.arrived_s),
             tenant,
             self._roster.send(worker, ask.prompt_tokens),
             price=lambda when_s: self.price(policy.name, when_s),
-            closed=lambda used_slot_s: self._waiting.charge(policy.name, policy.weight, used_slot_s - slot_s),
+            closed=closed,
         )
 
     def _postpone(self, ticket: Ticket, now_s: float) -> None:

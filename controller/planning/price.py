@@ -29,10 +29,13 @@ TARGET_USE = 0.92
 """Part of the capacity that is given away: what is left keeps queues short when arrivals bunch."""
 LEAST_DENSITY, BUCKET_RATIO, BUCKETS = 1e-6, 1.25, 124
 """Densities of 1e-6 to 1e6 quality per slot-second, within a quarter."""
-CORRECTION_GAIN_PER_S = 0.5
-"""Of what is asked for, what comes of it differs: slots stand idle, or requests wait. By so much a second the
-supply is corrected, on a logarithmic scale, for each part of the pool that is idle or missing.
+CORRECTION_GAIN = 0.5
+"""What comes of demand differs from what was expected: slots stand idle, or requests wait. In the time that a
+request has its slot the supply is corrected by so much, on a logarithmic scale, for each part of the pool
+that is idle or missing: faster than what is corrected can show, it would oscillate.
 """
+SLOWEST_S, FASTEST_S = 10.0, 0.1
+"""Times that a request has its slot are taken to be between these."""
 MOST_CORRECTION = 1.1
 """On that scale: to a third, or to three times as much."""
 RESCALE_AT = 1e9
@@ -134,6 +137,7 @@ class Market:
         self._began_s: float | None = None
         self._zero_s = 0.0  # when an arrival's weight was 1
         self._correction = 0.0
+        self._holding_s = 1.0
         self._observed_s: float | None = None
         self._turned_away_slot_s = 0.0  # in about the last second
 
@@ -183,13 +187,18 @@ class Market:
         if capacity <= 0:
             return
         self._turned_away_slot_s *= math.exp(-passed_s)
+        gain = CORRECTION_GAIN * passed_s / min(max(self._holding_s, FASTEST_S), SLOWEST_S)
         missing = TARGET_USE - (occupied + waiting + self._turned_away_slot_s) / capacity
         if missing > 0 and self.pool_price(capacity, now_s) == 0:
             # Nobody was kept away: that slots are idle shows nothing.
-            self._correction *= math.exp(-CORRECTION_GAIN_PER_S * passed_s)
+            self._correction *= math.exp(-gain)
             return
-        moved = self._correction + CORRECTION_GAIN_PER_S * passed_s * max(-1.0, missing)
+        moved = self._correction + gain * max(-1.0, missing)
         self._correction = min(max(moved, -MOST_CORRECTION), MOST_CORRECTION)
+
+    def held(self, slot_s: float) -> None:
+        """A request has had its slot for so long."""
+        self._holding_s += (slot_s - self._holding_s) / 32
 
     def turn_away(self, menu: Sequence[Increment]) -> None:
         """Counts one whose promise an idle pool could have kept, and this one cannot."""

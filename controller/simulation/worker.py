@@ -303,7 +303,10 @@ class SimulatedWorker:
 
     def _next_pieces(self) -> list[tuple[Job, int]]:
         engine = self.model.engine
-        budget = engine.step_tokens if self._decoding else engine.idle_step_tokens
+        budget = engine.idle_step_tokens
+        if self._decoding:
+            share = 1 + max(len(self._prefilling) - 1, 0) / len(self._decoding)
+            budget = min(int(engine.step_tokens * share), max(engine.step_tokens, budget))
         budget = max(budget, engine.chunk_tokens)
         pieces = []
         for job in self._prefilling:
