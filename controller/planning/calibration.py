@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 GAIN = 0.2
 """Log-odds by which a late request raises the level, per unit of probability. At a share of 0.95 the level
@@ -48,6 +49,35 @@ class Level:
         return _shifted(probability, self.promise_offset)
 
 
+class Offset(Protocol):
+    """Log-odds, `BEGIN` in the beginning, moved by steps and kept within ±`FURTHEST`."""
+
+    def read(self) -> float:
+        """Where it is."""
+        ...
+
+    def step(self, by: float) -> None:
+        """Moves it."""
+        ...
+
+
+class OwnOffset:
+    """One that nobody else moves."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at = BEGIN
+
+    def read(self) -> float:
+        """Where it is."""
+        return self._at
+
+    def step(self, by: float) -> None:
+        """Moves it."""
+        self._at = min(max(self._at + by, -FURTHEST), FURTHEST)
+
+
 class Calibration:
     """Moves one tenant's level with what came of its predictions, and its promises with what came of them.
 
@@ -58,18 +88,18 @@ class Calibration:
     between 0 and 1; within bounds, so that it finds back.
     """
 
-    def __init__(self) -> None:
-        self._offset = BEGIN
+    def __init__(self, offset: Offset | None = None) -> None:
+        """offset: of the level; None keeps one of its own."""
+        self._offset = offset or OwnOffset()
         self._promise_offset = 0.0
 
     def level(self, share: float) -> Level:
         """The level to plan at for this share to be kept."""
-        return Level(share, _shifted(share, self._offset), self._promise_offset)
+        return Level(share, _shifted(share, self._offset.read()), self._promise_offset)
 
     def note(self, share: float, held: bool) -> None:
         """A prediction that should hold with probability `share` did, or did not."""
-        step = GAIN * (share - held)
-        self._offset = min(max(self._offset + step, -FURTHEST), FURTHEST)
+        self._offset.step(GAIN * (share - held))
 
     def note_promise(self, promised: float, kept: bool) -> None:
         """A deadline that was promised with this probability was kept, or was not.

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -210,12 +211,13 @@ def _pairs(reply: Reply) -> Iterable[tuple[str, str]]:
 
 
 def _demand_text(demand: Demand) -> str:
-    return json.dumps([demand.capacity, *(round(slot_s, 6) for slot_s in demand.by_price)])
+    served = None if math.isinf(demand.least_served) else demand.least_served
+    return json.dumps([demand.capacity, demand.weight, served, *(round(part, 6) for part in demand.by_price)])
 
 
 def _demand(text: str) -> Demand:
-    capacity, *by_price = map(float, json.loads(text))
-    return Demand(tuple(by_price), capacity)
+    capacity, weight, served, *by_price = json.loads(text)
+    return Demand(tuple(by_price), capacity, weight, math.inf if served is None else served)
 
 
 def _one_line(error: Exception) -> str:

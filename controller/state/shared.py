@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -141,6 +142,10 @@ class SharedState:
         self._touched: dict[str, None] = {}
         self._own_demand: dict[str, Demand] = {}
         self._others_demand: dict[str, list[Demand]] = {}
+        self.before_exchange: Callable[[], None] = lambda: None
+        """Called before each, to publish what is to be told."""
+        self.after_exchange: Callable[[], None] = lambda: None
+        """Called after each that was tried: what is known of others may have changed."""
         self._outage: Outage | None = None
         self._failures = 0
         self._renew_s = clock()
@@ -201,13 +206,20 @@ class SharedState:
         """What this controller's callers ask of a pool now; counts until the next."""
         self._own_demand[pool] = demand
 
-    def demand(self, pool: str) -> Demand:
-        """What all controllers' callers ask of a pool: the sum, since each sees its own callers; and the
-        largest capacity that one sees, since all see the same workers, though not all at once.
+    def others_demand(self, pool: str) -> Demand:
+        """What the other controllers' callers ask of a pool: the sum, since each sees its own callers; the
+        largest capacity that one sees, since all see the same workers, though not all at once; and the least
+        served of those who wait, of which nothing is known in an outage.
         """
-        views = [self._own_demand.get(pool, Demand()), *self._others_demand.get(pool, ())]
+        views = self._others_demand.get(pool, ())
         by_price = (sum(row) for row in itertools.zip_longest(*(v.by_price for v in views), fillvalue=0.0))
-        return Demand(tuple(by_price), max(view.capacity for view in views))
+        served = [view.least_served for view in views] if self._outage is None else []
+        return Demand(
+            tuple(by_price),
+            max((view.capacity for view in views), default=0.0),
+            sum(view.weight for view in views),
+            min(served, default=math.inf),
+        )
 
     # With one round trip at most.
 
@@ -304,6 +316,13 @@ class SharedState:
 
     async def synchronise(self) -> None:
         """One exchange with the store."""
+        self.before_exchange()
+        try:
+            await self._exchange()
+        finally:
+            self.after_exchange()
+
+    async def _exchange(self) -> None:
         self._wake.clear()
         now_s = self._clock()
         renew = now_s >= self._renew_s

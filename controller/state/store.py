@@ -6,6 +6,7 @@ which the store applies once. A caller that does not know whether a write arrive
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -106,10 +107,14 @@ class TenantView:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a controller's callers ask of a pool at each of a row of prices, and the capacity it sees."""
+    """What a controller's callers ask of a pool at each of a row of prices, and the capacity it sees. weight:
+    of the tenants that ask. least_served: what the tenant was served that is next; infinite when none waits.
+    """
 
     by_price: tuple[float, ...] = ()
     capacity: float = 0.0
+    weight: float = 0.0
+    least_served: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,14 +128,32 @@ async def test_demand_is_that_of_all_controllers_and_no_leader_is_needed(
     open_one: OpenStore, new_id: Ids
 ) -> None:
     one, two, pool = shared(open_one(), new_id), shared(open_one(), new_id), new_id()
-    one.publish_demand(pool, Demand((4.0, 2.0, 0.5), 32.0))
-    two.publish_demand(pool, Demand((1.0, 1.0), 64.0))
-    assert one.demand(pool) == Demand((4.0, 2.0, 0.5), 32.0)
-    await meet(one, two)
-    assert one.demand(pool) == two.demand(pool) == Demand((5.0, 3.0, 0.5), 64.0)
-    one.publish_demand(pool, Demand((2.0,), 64.0))
-    assert one.demand(pool) == Demand((3.0, 1.0), 64.0)
-    assert one.controllers == two.controllers == 2
+    three = shared(open_one(), new_id)
+    one.publish_demand(pool, Demand((4.0, 2.0, 0.5), 32.0, 3.0, 7.5))
+    two.publish_demand(pool, Demand((1.0, 1.0), 64.0, 1.0))
+    three.publish_demand(pool, Demand())
+    assert one.others_demand(pool) == Demand()
+    await meet(one, two, three)
+    assert one.others_demand(pool) == Demand((1.0, 1.0), 64.0, 1.0)
+    assert two.others_demand(pool) == Demand((4.0, 2.0, 0.5), 32.0, 3.0, 7.5)
+    assert three.others_demand(pool) == Demand((5.0, 3.0, 0.5), 64.0, 4.0, 7.5)
+    assert one.controllers == two.controllers == 3
+
+
+async def test_what_is_published_before_an_exchange_goes_with_it_and_after_it_the_news_is_there(
+    new_id: Ids,
+) -> None:
+    store = Counting()
+    one, two = shared(store, new_id), shared(store, new_id)
+    heard: list[float] = []
+    one.before_exchange = lambda: one.publish_demand("p", Demand((1.0,), 8.0))
+    two.before_exchange = lambda: two.publish_demand("p", Demand())
+    two.after_exchange = lambda: heard.append(two.others_demand("p").capacity)
+    await one.synchronise()
+    await two.synchronise()
+    store.away = True
+    await two.synchronise()
+    assert heard == [8.0, 8.0]
 
 
 async def test_two_controllers_let_in_no_more_than_one_would(open_one: OpenStore, new_id: Ids) -> None:
