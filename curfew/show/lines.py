@@ -95,6 +95,6 @@ class LiveLines(Lines):
         begun, self._begun = self._begun, Text()
         self._console.print(begun)
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> Group:
         """What is beneath the ended lines now."""
         return Group(*(part for part in (self._begun, self._footer) if str(part)))
