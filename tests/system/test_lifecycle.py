@@ -187,7 +187,7 @@ async def test_an_address_in_use_is_told_in_a_line() -> None:
         (("controller", "--policy", "no/such/policy.yaml", "--worker", "127.0.0.1:1"), "no/such/policy.yaml"),
         (
             ("controller", "--policy", str(ROOT / "pyproject.toml"), "--worker", "127.0.0.1:1"),
-            "pyproject.toml:1",
+            "pyproject.toml:2:1",
         ),
     ],
 )
