@@ -53,7 +53,7 @@ class Done:
 
     stopped: whether its reasoning ended by itself; None when it did not reason, or that cannot be told.
     queue_s, first_token_s, total_s: from the worker's receipt. decode_steps, mean_batch_size: of the steps
-    after the first token.
+    after the first token. probe_tokens: of answer probes, beside the output.
     """
 
     prompt_tokens: int
@@ -66,6 +66,13 @@ class Done:
     total_s: float
     decode_steps: int
     mean_batch_size: float
+    probe_tokens: int = 0
+
+    @property
+    def slot_s(self) -> float:
+        """Slot-seconds that it took: its own, and about those of its probes."""
+        step_s = (self.total_s - self.first_token_s) / max(1, self.decode_steps)
+        return self.total_s - self.queue_s + self.probe_tokens * step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +221,9 @@ class Flight:
             latency_s,
             done.output_tokens,
             done.reasoning_tokens,
+            done.probe_tokens,
         )
-        self._close(done.total_s - done.queue_s)
+        self._close(done.slot_s)
         return settlement
 
     def fail(self) -> None:
@@ -254,7 +262,8 @@ class Flight:
         ):
             return None
         self._settled_price, self._settled_s = price, now_s - self.placement.receipt_s
-        budget = self.placement.prospect.rebudget(price, reasoning_tokens)
+        wanted = self.placement.prospect.rebudget(price, reasoning_tokens)
+        budget = min(wanted, self.decision.reserve_tokens)
         if abs(budget - self.budget_tokens) < LEAST_BUDGET_CHANGE:
             return None
         changed = "dearer" if price > settled else "cheaper"

@@ -31,6 +31,7 @@ class Standing:
     promised_sum: float = 0.0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    probe_tokens: int = 0
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     decided: dict[Brownout, int] = field(default_factory=lambda: dict.fromkeys(Brownout, 0))
     refused: dict[RefusedFor, int] = field(default_factory=lambda: dict.fromkeys(RefusedFor, 0))
@@ -52,6 +53,7 @@ class Standing:
         latency_s: float,
         output_tokens: int,
         reasoning_tokens: int,
+        probe_tokens: int = 0,
     ) -> None:
         """Counts a request that was answered."""
         self.requests += 1
@@ -61,6 +63,7 @@ class Standing:
         self.promised_sum += promised
         self.output_tokens += output_tokens
         self.reasoning_tokens += reasoning_tokens
+        self.probe_tokens += probe_tokens
         self.latencies_s.append(latency_s)
 
     def note_failed(self) -> None:

@@ -53,7 +53,8 @@ class Decision:
     the end. promised_probability: that the deadline is kept, 1 without one. keeps_promise: false when the
     tenant's policy takes its best effort instead. quality: expected of the answer. price: of a slot-second,
     in quality times weight, at which it was decided; brownout: what that took away. course: what
-    `reason_until_s` follows from; None without it.
+    `reason_until_s` follows from; None without it. reserve_tokens: up to which the budget may be raised: what
+    an idle pool would have granted.
     """
 
     mode: Mode
@@ -71,6 +72,7 @@ class Decision:
     brownout: Brownout
     why: str
     course: Course | None
+    reserve_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,8 @@ class Prospect:
         What more thinking brings, and what it is expected to cost, both come to those alone that have not
         stopped by then: their ratio, and so the choice, is the same as before it began.
         """
+        if self.tenant.brownout is Brownout.NONE:
+            return max(self._free().budget, used_tokens + 1)
         more = [option for option in self.choice if option.budget > used_tokens]
         if not more or more[0] is self.choice[0]:
             return used_tokens + 1
@@ -199,6 +201,7 @@ class Prospect:
             course=None
             if shape.reason_until_s is None
             else Course(times, pace, shape.budget + shape.grace, shape.grace),
+            reserve_tokens=max(budget, free.budget) if budget > 0 else 0,
         )
 
     def _why(self, budget: int, brownout: Brownout) -> str:

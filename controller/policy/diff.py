@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from controller.policy.model import Grace, Policy, Rule, TenantPolicy
+from controller.policy.model import Grace, Policy, Probe, Rule, TenantPolicy
 from controller.policy.quality import QualityCurve
 from controller.policy.units import format_duration, format_rate, format_share
 
@@ -145,10 +145,19 @@ def _settings(policy: TenantPolicy) -> Mapping[str, str]:
         "priority": str(policy.priority),
         "when nothing fits": policy.otherwise.value,
         "brownout": policy.brownout.value,
+        "probes": _NONE if policy.probe is None else format_probe(policy.probe),
         "requests at most": f"{format_rate(limits.rate)}, {limits.burst} at once" if limits.rate else _NONE,
         "tokens at most": format_rate(limits.tokens) if limits.tokens else _NONE,
         "requests at once": _NONE if limits.concurrency is None else str(limits.concurrency),
     }
+
+
+def format_probe(probe: Probe) -> str:
+    """Such as `at 64 tokens, then every 32; 2 equal answers of 16 tokens end the reasoning`."""
+    return (
+        f"at {probe.first_tokens} tokens, then every {probe.every_tokens}; "
+        f"{probe.stable_answers} equal answers of {probe.answer_tokens} tokens end the reasoning"
+    )
 
 
 def _time(seconds: float | None) -> str:

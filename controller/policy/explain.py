@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from controller.planning.decision import Decision, Mode, Refusal
 from controller.planning.lengths import LengthEstimate
 from controller.policy.case import Case
+from controller.policy.diff import format_probe
 from controller.policy.model import Limits, ModePolicy, Objectives, Rule, TenantPolicy
 from controller.policy.units import MAX_COUNT, format_duration, format_rate, format_share
 
@@ -21,6 +22,7 @@ def explain(tenant: TenantPolicy, case: Case) -> str:
         f"rule     {policy.rule}: {_rule(tenant, case.labels)}",
         f"promise  {_promise(policy.objectives)}",
         f"limits   {_limits(policy.limits)}",
+        *([] if policy.probe is None else [f"probes   {format_probe(policy.probe)}"]),
         f"worker   {_worker(case)}",
         f"plan     {_plan(policy, outcome)}",
         f"because  {outcome.why}",

@@ -117,6 +117,21 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """When a request that reasons is asked what its answer would be; reasoning ends once that is stable.
+
+    first_tokens, every_tokens: reasoning tokens at the first look, and from one to the next; at least 1.
+    stable_answers: equal answers in a row that end the reasoning, at least 2. answer_tokens: of an answer
+    that are compared, at least 1.
+    """
+
+    first_tokens: int
+    every_tokens: int
+    stable_answers: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a tenant may use, however idle the pool is; None sets no limit.
 
@@ -137,8 +152,9 @@ class TenantPolicy:
 
     rule: where it stands in the file, such as `tenants[2]` or `tenants[2].rules[0]`. version: of the policy
     that it is from. weight: what its quality is worth beside that of others. priority: 0 to 7, lower runs
-    first. brownout: how far load may squeeze them. limits: of the tenant, under every rule the same. rules:
-    exceptions, of which the first that matches applies; a rule has none of its own.
+    first. brownout: how far load may squeeze them. probe: None takes no looks. limits: of the tenant, under
+    every rule the same. rules: exceptions, of which the first that matches applies; a rule has none of its
+    own.
     """
 
     name: str
@@ -152,6 +168,7 @@ class TenantPolicy:
     priority: int
     otherwise: Otherwise
     brownout: Brownout = Brownout.REJECT
+    probe: Probe | None = None
     limits: Limits = Limits()
     rules: tuple[Rule, ...] = ()
 

@@ -22,6 +22,7 @@ _SECTIONS = {
     "ObjectivesSection": "objectives",
     "BudgetSection": "budget",
     "QualitySection": "quality",
+    "ProbeSection": "probe",
     "LimitsSection": "limits",
     "KeySection": "key",
 }

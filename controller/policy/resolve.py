@@ -21,6 +21,7 @@ from controller.policy.model import (
     Objectives,
     Otherwise,
     Policy,
+    Probe,
     Quality,
     Rule,
     TenantPolicy,
@@ -37,6 +38,8 @@ DEFAULT_MAX_TOKENS = 8192
 """What a tenant that says nothing may occupy of a worker with one request."""
 DEFAULT_GRACE = Grace(share=0.1)
 """As in NVIDIA NIM, whose window in which it looks for the end of a sentence is a tenth of the budget."""
+DEFAULT_STABLE_ANSWERS = 2
+DEFAULT_PROBE_ANSWER_TOKENS = 16
 DEFAULT_PRIORITY = 3
 """In the middle, so that others can be put before and behind."""
 
@@ -218,7 +221,26 @@ class _Resolver:
             priority=layers.get(lambda s: s.priority, DEFAULT_PRIORITY),
             otherwise=layers.get(lambda s: s.otherwise, Otherwise.REFUSE),
             brownout=layers.get(lambda s: s.brownout, Brownout.REJECT),
+            probe=self._probe(layers, mode),
             limits=self._limits(layers),
+        )
+
+    def _probe(self, layers: _Layers, mode: ModePolicy) -> Probe | None:
+        every = layers.get(lambda s: s.probe.every, 0)
+        own = (*layers.own, "probe")
+        if self._sets(own) and mode is ModePolicy.NO_THINK:
+            self._warn(own, "has no effect, since mode is no_think")
+        elif every == 0:
+            for setting in ("first", "stable", "answer"):
+                if self._sets((*own, setting)):
+                    self._warn((*own, setting), "has no effect without probe.every")
+        if every == 0:
+            return None
+        return Probe(
+            first_tokens=layers.get(lambda s: s.probe.first, every),
+            every_tokens=every,
+            stable_answers=layers.get(lambda s: s.probe.stable, DEFAULT_STABLE_ANSWERS),
+            answer_tokens=layers.get(lambda s: s.probe.answer, DEFAULT_PROBE_ANSWER_TOKENS),
         )
 
     def _limits(self, layers: _Layers) -> Limits:

@@ -85,6 +85,13 @@ def _parse_at_least_1(value: object) -> int:
     return count
 
 
+def _parse_at_least_2(value: object) -> int:
+    count = parse_count(value)
+    if count < 2:
+        raise ValueError(f"{shown(value)} is too few to be stable; write at least 2")
+    return count
+
+
 def _parse_fraction(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(f"{shown(value)} is not a quality; write a number from 0 to 1, such as 0.9")
@@ -204,6 +211,7 @@ def _text(pattern: str) -> dict[str, JsonValue]:
 _LABEL: dict[str, JsonValue] = {"type": "string", "minLength": 1, "maxLength": MAX_LABEL_LENGTH}
 _WHOLE: dict[str, JsonValue] = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
 _POSITIVE: dict[str, JsonValue] = {**_WHOLE, "minimum": 1}
+_SEVERAL: dict[str, JsonValue] = {**_WHOLE, "minimum": 2}
 _COUNT_TEXT = _text(COUNT.pattern)
 _FRACTION: dict[str, JsonValue] = {"type": "number", "minimum": 0, "maximum": 1}
 
@@ -225,6 +233,9 @@ Share = Annotated[
 Count = Annotated[int, _read_with(parse_count), _schema("count", _WHOLE, _COUNT_TEXT, examples=[500, "2k"])]
 AtLeast1 = Annotated[
     int, _read_with(_parse_at_least_1), _schema("count", _POSITIVE, _COUNT_TEXT, examples=[500, "2k"])
+]
+AtLeast2 = Annotated[
+    int, _read_with(_parse_at_least_2), _schema("count", _SEVERAL, _COUNT_TEXT, examples=[500, "2k"])
 ]
 RateLimit = Annotated[
     Rate, _read_with(parse_rate), _schema("rate", _text(RATE.pattern), examples=["50/s", "600/m", "2M/h"])
@@ -342,6 +353,21 @@ class QualitySection(Section):
     gain tokens by what they report."""
 
 
+class ProbeSection(Section):
+    """Looks at what the answer would be while a request reasons, and ends the reasoning once that is stable.
+    A look takes a free place beside the request, which is not delayed; its tokens count as the tenant's.
+    """
+
+    every: Count | None = None
+    """Reasoning tokens from one look to the next; 0 takes none. Default: 0."""
+    first: AtLeast1 | None = None
+    """Reasoning tokens at the first look, at least 1. Default: as `every`."""
+    stable: AtLeast2 | None = None
+    """Equal answers in a row that end the reasoning, at least 2. Default: 2."""
+    answer: AtLeast1 | None = None
+    """Tokens of an answer that are compared, at least 1. Default: 16."""
+
+
 class LimitsSection(Section):
     """What a tenant may use, however idle the pool is. What comes past a limit is refused at once, and told
     when to come again. All controllers that share a store count together. Not in rules: a tenant's requests
@@ -385,6 +411,8 @@ class Settings(Section):
     to `no_think`; to the `queue`, where they wait for a better moment; to `reject`. A tenant that asks for no
     more than its share of the pool, by weight, is not squeezed. Default: reject.
     """
+    probe: ProbeSection = ProbeSection()
+    """Ending reasoning once the answer is stable."""
     limits: LimitsSection = LimitsSection()
     """What it may use at most."""
 

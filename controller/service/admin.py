@@ -130,6 +130,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 mean_promised_probability=standing.mean_promised,
                 output_tokens=standing.output_tokens,
                 reasoning_tokens=standing.reasoning_tokens,
+                probe_tokens=standing.probe_tokens,
                 median_latency=duration(standing.median_latency_s),
                 predictions_held=standing.held,
                 planning_level=tenant.calibration.level(share).at,

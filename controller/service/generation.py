@@ -20,7 +20,11 @@ from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
 log = logging.getLogger(__name__)
 
 STOPPED_BY_ITSELF = (generation_pb2.REASONING_END_NATURAL, generation_pb2.REASONING_END_LOOP)
-CUT = (generation_pb2.REASONING_END_BUDGET, generation_pb2.REASONING_END_DEADLINE)
+CUT = (
+    generation_pb2.REASONING_END_BUDGET,
+    generation_pb2.REASONING_END_DEADLINE,
+    generation_pb2.REASONING_END_STABLE,
+)
 OBJECTIVE = {
     Objective.DEADLINE: reasoning_pb2.OBJECTIVE_DEADLINE,
     Objective.FIRST_TOKEN: reasoning_pb2.OBJECTIVE_FIRST_TOKEN,
@@ -67,9 +71,9 @@ class Generation:
 
     @property
     def used_tokens(self) -> int:
-        """Prompt and output, as far as is known."""
+        """Prompt, output and probes, as far as is known."""
         if self.done is not None:
-            return self.done.prompt_tokens + self.done.output_tokens
+            return self.done.prompt_tokens + self.done.output_tokens + self.done.probe_tokens
         return self._flight.placement.ask.prompt_tokens + self._delivered_tokens
 
     async def relay(self, call: GenerateCall, outbox: Outbox) -> None:
@@ -181,4 +185,5 @@ def _done(message: worker_pb2.WorkerCompletion) -> Done:
         total_s=wire.seconds(timings.total),
         decode_steps=timings.decode_steps,
         mean_batch_size=timings.mean_batch_size,
+        probe_tokens=usage.probe_tokens,
     )

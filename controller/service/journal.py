@@ -27,6 +27,7 @@ _REASONING_END = {
     generation_pb2.REASONING_END_DEADLINE: ReasoningEnd.DEADLINE,
     generation_pb2.REASONING_END_LOOP: ReasoningEnd.LOOP,
     generation_pb2.REASONING_END_CANCELLED: ReasoningEnd.CANCELLED,
+    generation_pb2.REASONING_END_STABLE: ReasoningEnd.STABLE,
 }
 _REFUSED = {
     RefusedFor.PROMISE: Outcome.REFUSED,

@@ -232,6 +232,18 @@ def _worker_request(
         sampling=request.sampling,
         priority=placement.policy.priority,
     )
+    if decision.reserve_tokens > decision.budget_tokens:
+        message.reserve_reasoning_tokens = decision.reserve_tokens
+    probe = placement.policy.probe
+    if probe is not None and decision.budget_tokens:
+        message.probe.CopyFrom(
+            worker_pb2.ProbeRule(
+                first_reasoning_tokens=probe.first_tokens,
+                every_reasoning_tokens=probe.every_tokens,
+                stable_answers=probe.stable_answers,
+                answer_tokens=probe.answer_tokens,
+            )
+        )
     if decision.deadline_s is not None:
         message.deadline.CopyFrom(wire.duration(max(0.0, decision.deadline_s - elapsed_s)))
     return message

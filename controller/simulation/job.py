@@ -31,6 +31,8 @@ class Grant:
     reason_until_s: float
     priority: int
     deadline_s: float
+    reserve_tokens: int = 0
+    """Up to which the budget may be raised; at least the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Job:
     """
 
     __slots__ = (
-        "_base", "_began_partners", "_closed", "_partners", "_strike", "admitted_s", "answering",
+        "_base", "_began_partners", "_closed", "_most_budget",
+        "_partners", "_strike", "admitted_s", "answering",
         "budget_tokens", "computed", "cut", "due", "end", "first_answer_s", "first_token_s", "forced_tokens",
         "grant", "max_output_tokens", "nature", "over", "pages", "pending", "prefilling", "reason_until_s",
         "received_s", "sampled", "urgency",
@@ -74,6 +77,7 @@ class Job:
         self.budget_tokens, self.reason_until_s = grant.budget_tokens, grant.reason_until_s
         thinking = grant.budget_tokens + grant.grace_tokens + closing_tokens if grant.budget_tokens else 0
         self.max_output_tokens = thinking + grant.answer_tokens
+        self._most_budget = max(grant.reserve_tokens, grant.budget_tokens)
         self.received_s = 0.0
         self.urgency: tuple[int, float, float] = (0, 0.0, 0.0)
         self.pages = 0
@@ -145,7 +149,7 @@ class Job:
             return
         used = self.sampled if self.prefilling else self.tokens(step)
         if budget_tokens is not None:
-            self.budget_tokens = max(min(budget_tokens, self.grant.budget_tokens), used + 1)
+            self.budget_tokens = max(min(budget_tokens, self._most_budget), used + 1)
         if reason_until_s is not None:
             if reason_until_s > self.reason_until_s:
                 self._strike = None

@@ -34,6 +34,7 @@ class ReasoningEnd(Enum):
     LOOP = "loop"
     NONE = "none"
     CANCELLED = "cancelled"
+    STABLE = "stable"
 
 
 class Outcome(Enum):
@@ -52,9 +53,10 @@ class Arrival:
 
     arrival_s: since the recording's start. input_tokens: of the prompt, exact where it ran, else estimated.
     reasoning_tokens, answer_tokens: that the model spent. reasoning_end: None stands for NATURAL, with which
-    `reasoning_tokens` is what the model wanted; after BUDGET, DEADLINE and CANCELLED it wanted more, after
-    NONE it is not known. labels: in a row as `key=value;key=value`, with `%`, `;`, `=` as in a URL.
-    deadline_s, mode: the caller's own wishes. latency_s: receipt to end. right: as the caller reported it.
+    `reasoning_tokens` is what the model wanted; after BUDGET, DEADLINE, STABLE and CANCELLED it may have
+    wanted more, after NONE it is not known. labels: in a row as `key=value;key=value`, with `%`, `;`, `=` as
+    in a URL. deadline_s, mode: the caller's own wishes. latency_s: receipt to end. right: as the caller
+    reported it.
     """
 
     arrival_s: float

@@ -258,6 +258,7 @@ class _Host:
             reason_until_s=math.inf if until_s is None else record.arrived_s + until_s,
             priority=policy.priority,
             deadline_s=math.inf if deadline_s is None else record.arrived_s + deadline_s,
+            reserve_tokens=decision.reserve_tokens,
         )
         job = Job(record.request.nature, grant, self._closing_tokens)
         self._running[job] = record, flight

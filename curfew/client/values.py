@@ -66,6 +66,8 @@ class ReasoningEnd(Enum):
     LOOP = pb.REASONING_END_LOOP
     """It went in circles."""
     CANCELLED = pb.REASONING_END_CANCELLED
+    STABLE = pb.REASONING_END_STABLE
+    """The answer had not changed over the last probes."""
 
     @property
     def is_cut(self) -> bool:
@@ -213,6 +215,8 @@ class Usage:
     forced_tokens: int
     """Closing text that was fed to end the reasoning."""
     answer_tokens: int
+    probe_tokens: int = 0
+    """Of answer probes, beside the output."""
 
 
 @dataclass(frozen=True, slots=True)

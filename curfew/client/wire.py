@@ -101,6 +101,7 @@ def _completion(message: reasoning_pb2.Completion) -> Completion:
             reasoning_tokens=usage.reasoning_tokens,
             forced_tokens=usage.forced_tokens,
             answer_tokens=usage.answer_tokens,
+            probe_tokens=usage.probe_tokens,
         ),
         timings=Timings(
             queue_s=seconds(timings.queue),

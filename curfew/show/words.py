@@ -8,6 +8,7 @@ _ENDS = {
     ReasoningEnd.BUDGET: "cut: the budget was used up",
     ReasoningEnd.DEADLINE: "cut: the time to think was over",
     ReasoningEnd.LOOP: "cut: it went in circles",
+    ReasoningEnd.STABLE: "ended: the answer was stable",
 }
 _OBJECTIVES = {
     Objective.DEADLINE: "deadline",
@@ -58,6 +59,7 @@ def used(completion: Completion) -> str:
         "reasoning": usage.reasoning_tokens,
         "forced": usage.forced_tokens,
         "answer": usage.answer_tokens,
+        "probe": usage.probe_tokens,
     }
     tokens = " + ".join(f"{count} {name}" for name, count in counts.items() if count)
     end = _ENDS.get(completion.reasoning_end)

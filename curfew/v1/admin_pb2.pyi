@@ -229,6 +229,7 @@ class TenantStanding(_message.Message):
     REFUSED_FOR_PRICE_FIELD_NUMBER: _builtins.int
     REFUSED_FOR_CROWD_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    PROBE_TOKENS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Its name in the policy."""
     requests: _builtins.int
@@ -271,6 +272,8 @@ class TenantStanding(_message.Message):
     """Of the failed ones, refused since others needed the place more."""
     refused_for_crowd: _builtins.int
     """Of the failed ones, refused since as many of its requests waited as may."""
+    probe_tokens: _builtins.int
+    """Tokens of answer probes, beside its output."""
     @_builtins.property
     def median_latency(self) -> _duration_pb2.Duration:
         """Median latency of the last answered requests."""
@@ -304,10 +307,11 @@ class TenantStanding(_message.Message):
         refused_for_price: _builtins.int = ...,
         refused_for_crowd: _builtins.int = ...,
         shadow: Global___ShadowDifferences | None = ...,
+        probe_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["median_latency", b"median_latency", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "brownout", b"brownout", "failed", b"failed", "in_flight", b"in_flight", "kept", b"kept", "mean_budget_tokens", b"mean_budget_tokens", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "planning_level", b"planning_level", "predictions_held", b"predictions_held", "price", b"price", "rate_per_s", b"rate_per_s", "reasoning_tokens", b"reasoning_tokens", "refused_for_crowd", b"refused_for_crowd", "refused_for_price", b"refused_for_price", "refused_for_promise", b"refused_for_promise", "requests", b"requests", "shadow", b"shadow", "target_share", b"target_share", "tenant", b"tenant", "think_share", b"think_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "brownout", b"brownout", "failed", b"failed", "in_flight", b"in_flight", "kept", b"kept", "mean_budget_tokens", b"mean_budget_tokens", "mean_promised_probability", b"mean_promised_probability", "median_latency", b"median_latency", "output_tokens", b"output_tokens", "planning_level", b"planning_level", "predictions_held", b"predictions_held", "price", b"price", "probe_tokens", b"probe_tokens", "rate_per_s", b"rate_per_s", "reasoning_tokens", b"reasoning_tokens", "refused_for_crowd", b"refused_for_crowd", "refused_for_price", b"refused_for_price", "refused_for_promise", b"refused_for_promise", "requests", b"requests", "shadow", b"shadow", "target_share", b"target_share", "tenant", b"tenant", "think_share", b"think_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

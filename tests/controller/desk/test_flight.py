@@ -102,6 +102,35 @@ def test_when_places_become_cheap_again_they_think_more() -> None:
     assert adjustment.reasoning_tokens == 100
 
 
+def test_a_budget_is_never_raised_above_what_was_reserved_for_it() -> None:
+    pool = Pool()
+    crowd(pool, 0.0, 1.0)
+    flight = pool.fly(policy("a", brownout=Brownout.LESS, deadline_s=None), 1.0)
+    assert flight.decision.budget_tokens < flight.decision.reserve_tokens == 100
+    for token in range(20, 90, 10):
+        adjustment = flight.reason(token, 31.0 + token)
+        if adjustment is not None:
+            flight.adjusted(adjustment)
+        assert flight.budget_tokens <= flight.decision.reserve_tokens
+
+
+def test_one_that_may_not_be_squeezed_keeps_its_budget_whatever_the_price() -> None:
+    pool = Pool()
+    flight = pool.fly(policy("a", brownout=Brownout.NONE), 0.0)
+    crowd(pool, 0.0, 1.0)
+    assert flight.reason(1, 1.0) is None
+
+
+def test_probes_are_paid_for_with_the_time_that_they_take() -> None:
+    plain = done()
+    probed = replace(plain, probe_tokens=10)
+    step_s = (plain.total_s - plain.first_token_s) / plain.decode_steps
+    assert probed.slot_s == pytest.approx(plain.slot_s + 10 * step_s)
+    pool = Pool()
+    pool.fly(policy(), 0.0).end(probed, 0.2)
+    assert pool.tenants["a"].standing.probe_tokens == 10
+
+
 def test_a_steady_price_moves_nothing() -> None:
     pool = Pool()
     flight = pool.fly(policy("a"), 0.0)

@@ -42,6 +42,18 @@ def test_learning_without_thinking() -> None:
     ]
 
 
+def test_how_probes_are_taken_where_none_are() -> None:
+    assert warnings("tenants:\n  - name: a\n    probe: {stable: 3}\n") == [
+        "4:13: tenants[0].probe.stable: has no effect without probe.every"
+    ]
+
+
+def test_probes_without_thinking() -> None:
+    assert warnings("tenants:\n  - name: a\n    mode: no_think\n    probe: {every: 9}\n") == [
+        "5:5: tenants[0].probe: has no effect, since mode is no_think"
+    ]
+
+
 def test_a_budget_without_thinking() -> None:
     assert warnings("tenants:\n  - name: a\n    mode: no_think\n    budget: {max: 9, answer: 9}\n") == [
         "5:14: tenants[0].budget.max: has no effect, since mode is no_think"

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2 as details
 
 from controller import wire
 from curfew.rpc.errors import RpcError, retry_after
-from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2
+from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2, worker_pb2
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import POLICY, Door, ask, controller, detail, key
 
@@ -135,6 +135,23 @@ async def test_the_worker_is_told_durations_that_run_from_its_own_receipt() -> N
     assert wire.seconds(sent.deadline) <= wire.seconds(plan.deadline)
     assert wire.seconds(sent.budget.reason_until) <= wire.seconds(plan.budget.reason_until)
     assert sent.budget.answer_tokens == plan.budget.answer_tokens == 12
+
+
+async def test_the_worker_is_told_when_to_look_for_a_stable_answer() -> None:
+    policy = POLICY.replace(
+        "deadline: 600ms}", "deadline: 600ms}\n    probe: {every: 8, first: 16, stable: 3, answer: 4}"
+    )
+    async with FakeWorker() as worker, controller([worker.address], policy) as door:
+        await door.generate("analyst")
+        await door.generate("support")
+        at_once = reasoning_pb2.Wishes(mode=generation_pb2.MODE_NO_THINK)
+        await door.generate("support", ask(wishes=at_once))
+    without, probed, unthinking = worker.requests
+    assert not without.HasField("probe")
+    assert not unthinking.HasField("probe")
+    assert probed.probe == worker_pb2.ProbeRule(
+        first_reasoning_tokens=16, every_reasoning_tokens=8, stable_answers=3, answer_tokens=4
+    )
 
 
 async def test_a_plan_is_the_one_that_generate_makes_and_runs_nothing() -> None:
