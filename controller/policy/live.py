@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from controller.policy.document import PolicyError
 from controller.policy.model import Policy
@@ -18,6 +18,8 @@ class LivePolicy:
         self._current = read()
         self._rejected: PolicyError | None = None
         self._one_at_a_time = asyncio.Lock()
+        self.on_read: Callable[[bool], Awaitable[None]] = _nobody
+        """Told after each reload whether what was read is in force."""
 
     @property
     def current(self) -> Policy:
@@ -39,12 +41,18 @@ class LivePolicy:
                 policy = await asyncio.to_thread(self._read)
             except PolicyError as error:
                 self._rejected = error
+                await self.on_read(False)
                 raise
             self._rejected = None
-            if _identity(policy) == _identity(self._current):
-                return False
-            self._current = policy
-            return True
+            changed = _identity(policy) != _identity(self._current)
+            if changed:
+                self._current = policy
+            await self.on_read(True)
+            return changed
+
+
+async def _nobody(in_force: bool) -> None:
+    pass
 
 
 def _identity(policy: Policy) -> tuple[str, dict[bytes, str]]:

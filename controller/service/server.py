@@ -7,6 +7,7 @@ import random
 import secrets
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from controller.desk import Desk, Tenants
 from controller.desk.desk import spread_evenly
@@ -29,6 +30,8 @@ from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_gr
 REASONING = reasoning_pb2.DESCRIPTOR.services_by_name["ReasoningService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 MAX_MESSAGE_BYTES = 4 * 2**20
+POLICY_HEALTH = "curfew.policy"
+"""What operators ask the health service for to learn whether the policy file, as read last, is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Addresses:
 class Controller:
     """The running controller: two servers, the fleet, and what is between them.
 
-    Callers' health is SERVING while there is a worker to choose; operators' while the controller runs.
+    Callers' health is SERVING while there is a worker to choose; operators' while the controller runs, and
+    under `POLICY_HEALTH` while the policy file, as it was read last, is in force.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Controller:
         names of the labels that are recorded. store: shared with other controllers; closed by `stop`. None
         keeps what would be shared in memory. store_optional: whether to start without it.
         """
+        self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         roster = Roster()
         tenants = Tenants()
@@ -101,6 +106,8 @@ class Controller:
         listen = await self._callers.start(addresses.listen, [REASONING])
         admin = await self._operators.start(addresses.admin, [ADMIN])
         await self._operators.set_serving(True)
+        await self._operators.set_detail(POLICY_HEALTH, True)
+        self._policy.on_read = partial(self._operators.set_detail, POLICY_HEALTH)
         self._health_task = asyncio.create_task(self._report_availability())
         self._fleet.start()
         return Addresses(listen, admin)

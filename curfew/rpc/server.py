@@ -64,6 +64,10 @@ class Server:
         for name in self._names:
             await self._health.set(name, SERVING if serving else NOT_SERVING)
 
+    async def set_detail(self, name: str, serving: bool) -> None:
+        """Sets the health of a part of its own name, of which clients may ask beside that of the services."""
+        await self._health.set(name, SERVING if serving else NOT_SERVING)
+
     async def drain(self, grace_s: float) -> None:
         """Says that it is not healthy, refuses new streams, lets what runs finish for `grace_s` seconds, ends
         the rest, and stops. Who is refused or ended is told UNAVAILABLE.

@@ -11,9 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 
 from controller.policy import LivePolicy, Policy, PolicyError, load_policy, parse_policy
 from controller.service.reload import watch
+from controller.service.server import POLICY_HEALTH
 from curfew.v1 import admin_pb2
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import KEYS, Door, controller, detail
@@ -238,6 +240,27 @@ async def test_a_bad_file_is_refused_with_a_violation_for_each_error(file: Path)
         put(file, text(20))
         await reload(door)
         assert (await door.admin.GetPolicy(admin_pb2.GetPolicyRequest())).rejected == ""
+
+
+async def test_a_bad_file_shows_in_the_health_that_operators_ask_for(file: Path) -> None:
+    async def health() -> int:
+        async with grpc.aio.insecure_channel(door.addresses.admin) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            return int((await check(health_pb2.HealthCheckRequest(service=POLICY_HEALTH))).status)
+
+    async with controller(["127.0.0.1:9"], Noted(file), ready=False) as door:
+        assert await health() == health_pb2.HealthCheckResponse.SERVING
+        put(file, BAD)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await reload(door)
+        assert await health() == health_pb2.HealthCheckResponse.NOT_SERVING
+        put(file, text(11))
+        await reload(door)
+        assert await health() == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_a_running_request_keeps_the_policy_it_began_with(file: Path) -> None:
