@@ -156,6 +156,16 @@ class Desk:
         ticket.shy = False
         self.tenants[ticket.policy.name].standing.note_left()
 
+    def move(self, flight: Flight) -> bool:
+        """Has a flight whose worker was lost go on at another, before all that wait: its place is its
+        by right. Returns whether there is one.
+        """
+        worker = self._roster.best()
+        if worker is None:
+            return False
+        flight.move(worker, self._roster.send(worker, flight.placement.ask.prompt_tokens))
+        return True
+
     def _best(self) -> Worker:
         worker = self._roster.best()
         if worker is None:

@@ -140,10 +140,13 @@ class Flight:
         slot-seconds that it took.
         """
         self.placement = placement
+        self.worker = placement.worker
+        """Where it runs."""
         self.adjustments = 0
         self.ended = False
         self._tenant = tenant
         self._sent = sent
+        self._moved = False
         self._price = price
         self._closed = closed
         self._first_token_s: float | None = None
@@ -168,6 +171,14 @@ class Flight:
     def reason_until_s(self) -> float | None:
         """When reasoning is told to end, as is in force."""
         return self._watch.reason_until_s if self._watch is not None else self.decision.reason_until_s
+
+    def move(self, worker: Worker, sent: Sent) -> None:
+        """Its worker was lost, and it goes on at another."""
+        self._sent.end()
+        self.worker, self._sent = worker, sent
+        self._moved = True
+        if self._watch is not None:
+            self._watch.restart()
 
     def start(self, prompt_tokens: int) -> None:
         """The worker has begun, and has counted the prompt."""
@@ -279,7 +290,8 @@ class Flight:
             mean_batch_size=done.mean_batch_size,
             service_s=done.total_s - done.queue_s,
         )
-        self.placement.worker.learn(self.placement.expected, seen, now_s)
+        if not self._moved:  # else its times are of parts of it
+            self.worker.learn(self.placement.expected, seen, now_s)
         lengths = self._tenant.lengths
         asked = self.placement.ask.prompt_tokens
         lengths.learn_answer(done.answer_tokens, now_s, asked)

@@ -40,6 +40,10 @@ class Watch:
         self._looked_s = 0.0
         self._looked_tokens = 0
 
+    def restart(self) -> None:
+        """It goes on elsewhere: the time until its next token is no pace."""
+        self._first_s = None
+
     def look(self, tokens: int, now_s: float) -> float | None:
         """Tells at each delta how many reasoning tokens have come. Returns a better end of reasoning, or None
         while there is none, or none that would matter.

@@ -10,14 +10,23 @@ import grpc
 
 from controller import wire
 from controller.desk import Adjustment, Done, Flight, Objective, Settlement
-from controller.fleet.link import GenerateCall, Link
+from controller.fleet import Fleet
 from controller.fleet.roster import Roster
 from controller.planning.outcomes import Outcomes
+from controller.policy import Otherwise
 from controller.service.outbox import Outbox
+from controller.service.passed import Passed
+from controller.service.reception import Reception
 from controller.service.upstream import caller_error, lost
+from curfew.rpc.errors import RpcError
 from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 3
+"""Workers that may be lost under one request: it may be what kills them."""
+MOST_PATIENCE_S = 5.0
+"""For which a request without a worker waits for another, while it is in time."""
 
 STOPPED_BY_ITSELF = (generation_pb2.REASONING_END_NATURAL, generation_pb2.REASONING_END_LOOP)
 CUT = (
@@ -44,17 +53,21 @@ class Generation:
         self,
         request_id: str,
         flight: Flight,
-        link: Link,
+        fleet: Fleet,
+        reception: Reception,
         roster: Roster,
         outcomes: Outcomes,
         clock: Callable[[], float],
     ) -> None:
         self._request_id = request_id
         self._flight = flight
-        self._link = link
+        self._fleet = fleet
+        self._reception = reception
+        self._passed = Passed()
+        self._attempts: list[reasoning_pb2.Attempt] = []
+        self._attempt_id = request_id
         self._roster = roster
         self._outcomes = outcomes
-        self._worker = link.worker
         self._clock = clock
         self._delivered_tokens = 0
         self.reasoning_tokens = 0
@@ -76,16 +89,66 @@ class Generation:
             return self.done.prompt_tokens + self.done.output_tokens + self.done.probe_tokens
         return self._flight.placement.ask.prompt_tokens + self._delivered_tokens
 
-    async def relay(self, call: GenerateCall, outbox: Outbox) -> None:
-        """Moves the worker's events to the outbox and closes it, with an error when the worker failed."""
-        error: Exception | None = None
+    async def relay(
+        self,
+        message: Callable[[], worker_pb2.WorkerServiceGenerateRequest],
+        time_remaining: Callable[[], float | None],
+        outbox: Outbox,
+    ) -> None:
+        """Moves workers' events to the outbox and closes it, with an error when no worker completes it.
+
+        message: the request as of now. Where a worker is lost, another goes on after the last token that was
+        passed on, be it taken by the caller or not.
+        """
         flight = self._flight
+        error: Exception | None = None
+        try:
+            for number in range(MOST_ATTEMPTS):
+                request = message()
+                self._passed.resume(request)
+                if number:
+                    # An id of its own: the worker that was lost may be back, and not know that it was.
+                    request.request_id = f"{self._request_id}.{number}"
+                    request.priority = 0
+                self._attempt_id = request.request_id
+                error = await self._attempt(request, time_remaining(), outbox)
+                if error is None or flight.ended or not _is_lost(error) or number == MOST_ATTEMPTS - 1:
+                    break
+                if not await self._reception.move(flight, self._patience_s()):
+                    break
+        except Exception as unforeseen:  # raised again where the caller is served
+            error = unforeseen
+        finally:
+            if self._adjusting is not None:
+                self._adjusting.cancel()
+        if error is not None and not flight.ended:
+            flight.fail()
+        outbox.close(error)
+
+    def _patience_s(self) -> float:
+        """How long another worker is waited for."""
+        placement = self._flight.placement
+        deadline_s = placement.decision.deadline_s
+        if deadline_s is None or placement.policy.otherwise is Otherwise.BEST_EFFORT:
+            return MOST_PATIENCE_S
+        return min(MOST_PATIENCE_S, max(0.0, placement.receipt_s + deadline_s - self._clock()))
+
+    async def _attempt(
+        self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None, outbox: Outbox
+    ) -> Exception | None:
+        """Relays what one worker sends. Returns why it did not complete the request."""
+        flight, worker = self._flight, self._flight.worker
+        link = self._fleet.link(worker)
+        self._attempts.append(reasoning_pb2.Attempt(worker=worker.address))
+        error: Exception | None = None
+        call = link.generate(request, timeout_s)
         try:
             async for response in call:
                 if response.HasField("load"):
-                    self._roster.take_load(self._worker, response.load, self._clock())
+                    self._roster.take_load(worker, response.load, self._clock())
                 event = response.WhichOneof("event")
                 if event == "delta":
+                    self._passed.add(response)
                     self._take_delta(response.delta, outbox)
                 elif event == "completion":
                     now_s = self._clock()
@@ -98,21 +161,20 @@ class Generation:
                     completion = self._completion(response.completion, settlement)
                     outbox.put(reasoning_pb2.GenerateResponse(completion=completion))
                 elif event == "started":
+                    self._passed.start(response.started)
                     flight.start(response.started.prompt_tokens)
             if not flight.ended:
-                error = lost(self._worker.address, self._delivered_tokens)
+                link.lose("it ended a stream without completing it")
+                error = lost(worker.address, self._delivered_tokens)
         except grpc.aio.AioRpcError as failure:
-            if failure.code() is grpc.StatusCode.UNAVAILABLE:
-                self._link.lose(f"{failure.code().name}: {failure.details()}")
-            error = caller_error(failure, self._worker.address, self._delivered_tokens)
-        except Exception as unforeseen:  # raised again where the caller is served
-            error = unforeseen
+            error = caller_error(failure, worker.address, self._delivered_tokens)
+            if _is_lost(error):
+                link.lose(f"{failure.code().name}: {failure.details()}")
+            elif self._delivered_tokens and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                error = lost(worker.address, self._delivered_tokens)
         finally:
-            if self._adjusting is not None:
-                self._adjusting.cancel()
-        if error is not None and not flight.ended:
-            flight.fail()
-        outbox.close(error)
+            call.cancel()
+        return error
 
     def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:
         tokens = len(delta.token_ids)
@@ -125,6 +187,7 @@ class Generation:
             self.answer_tokens += tokens
             self._flight.answer(self._clock())
         self._delivered_tokens += tokens
+        self._attempts[-1].output_tokens += tokens
         outbox.put_delta(delta)
 
     async def _adjust(self, adjustment: Adjustment, outbox: Outbox) -> None:
@@ -133,7 +196,9 @@ class Generation:
         if until_s is not None:
             reason_for_s = max(0.0, until_s - (self._clock() - flight.placement.receipt_s))
         try:
-            await self._link.adjust(self._request_id, reason_for_s, adjustment.reasoning_tokens)
+            await self._fleet.link(flight.worker).adjust(
+                self._attempt_id, reason_for_s, adjustment.reasoning_tokens
+            )
         except grpc.aio.AioRpcError as failure:
             # It has just ended, or goes on as planned.
             log.debug("request %s was not adjusted: %s", self._request_id, failure.details())
@@ -166,7 +231,12 @@ class Generation:
             ],
             reopened=done.reopened,
             adjustments=self._flight.adjustments,
+            attempts=self._attempts,
         )
+
+
+def _is_lost(error: Exception) -> bool:
+    return isinstance(error, RpcError) and error.code is grpc.StatusCode.UNAVAILABLE
 
 
 def _done(message: worker_pb2.WorkerCompletion) -> Done:

@@ -15,7 +15,7 @@ from controller.admission.limits import admit
 from controller.admission.validation import outcome_violations, violations
 from controller.desk import Desk
 from controller.desk.desk import NoWorkerError
-from controller.desk.flight import Placement
+from controller.desk.flight import Flight
 from controller.fleet import Fleet, Roster, Worker
 from controller.planning.decision import Ask, Decision, Refusal
 from controller.planning.outcomes import ConflictError, Outcomes
@@ -82,15 +82,18 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
             at_end.callback(lambda: permit.end(0 if entry.run is None else entry.run.used_tokens))
             flight = await self._reception.place(ask, policy, receipt_s)
             entry.decided(flight)
-            link = self._fleet.link(flight.placement.worker)
             outbox = Outbox()
-            generation = Generation(request_id, flight, link, self._roster, self._outcomes, self._clock)
-            entry.run = generation
-            call = link.generate(
-                _worker_request(request_id, request, flight.placement, self._clock() - receipt_s),
-                context.time_remaining(),
+            generation = Generation(
+                request_id, flight, self._fleet, self._reception, self._roster, self._outcomes, self._clock
             )
-            relay = asyncio.create_task(generation.relay(call, outbox))
+            entry.run = generation
+            relay = asyncio.create_task(
+                generation.relay(
+                    lambda: _worker_request(request_id, request, flight, self._clock() - receipt_s),
+                    context.time_remaining,
+                    outbox,
+                )
+            )
             try:
                 yield reasoning_pb2.GenerateResponse(
                     plan=_plan_message(request_id, ask, policy, flight.decision, flight.placement.worker)
@@ -99,7 +102,6 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
                     yield event
             finally:
                 # However this ends, the worker's slot must be free again.
-                call.cancel()
                 relay.cancel()
                 flight.leave()
 
@@ -221,9 +223,9 @@ def _reported(request_id: str, tenant: str) -> Iterator[None]:
 
 
 def _worker_request(
-    request_id: str, request: reasoning_pb2.GenerateRequest, placement: Placement, elapsed_s: float
+    request_id: str, request: reasoning_pb2.GenerateRequest, flight: Flight, elapsed_s: float
 ) -> worker_pb2.WorkerServiceGenerateRequest:
-    decision = placement.decision
+    placement, decision = flight.placement, flight.decision
     message = worker_pb2.WorkerServiceGenerateRequest(
         request_id=request_id,
         messages=request.messages,
@@ -232,7 +234,10 @@ def _worker_request(
         sampling=request.sampling,
         priority=placement.policy.priority,
     )
-    if decision.reserve_tokens > decision.budget_tokens:
+    message.budget.reasoning_tokens = flight.budget_tokens
+    if flight.reason_until_s is not None:
+        message.budget.reason_until.CopyFrom(wire.duration(max(0.0, flight.reason_until_s - elapsed_s)))
+    if decision.reserve_tokens > flight.budget_tokens:
         message.reserve_reasoning_tokens = decision.reserve_tokens
     probe = placement.policy.probe
     if probe is not None and decision.budget_tokens:

@@ -28,6 +28,7 @@ class Reception:
         self._desk = desk
         self._clock = clock
         self._futures: dict[Ticket, asyncio.Future[Flight | Refusal]] = {}
+        self._displaced: set[asyncio.Event] = set()
         self._deciding: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -55,8 +56,27 @@ class Reception:
             raise RefusedError(verdict)
         return verdict
 
+    async def move(self, flight: Flight, patience_s: float) -> bool:
+        """Finds another worker for a flight whose own was lost; waits so long for one. Returns whether there
+        is one.
+        """
+        changed = asyncio.Event()
+        self._displaced.add(changed)
+        try:
+            async with asyncio.timeout(patience_s):
+                while not self._desk.move(flight):
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._displaced.discard(changed)
+        return True
+
     def news(self) -> None:
         """Something happened: a worker said something, a place became free."""
+        for changed in self._displaced:
+            changed.set()
         if self._futures and self._deciding is None:
             self._deciding = asyncio.get_running_loop().call_soon(self._decide_now)
 

@@ -324,6 +324,7 @@ class Completion(_message.Message):
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
     ADJUSTMENTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why the generation ended."""
     reasoning_end: _generation_pb2.ReasoningEnd.ValueType
@@ -338,7 +339,7 @@ class Completion(_message.Message):
 
     @_builtins.property
     def timings(self) -> _generation_pb2.Timings:
-        """The worker's timings."""
+        """The last worker's timings, from its receipt."""
 
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
@@ -347,6 +348,10 @@ class Completion(_message.Message):
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectiveResult]:
         """Each objective of the tenant, and the caller's own deadline, with what came of it."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Where it ran, in order: more than one worker when others were lost."""
 
     def __init__(
         self,
@@ -359,14 +364,41 @@ class Completion(_message.Message):
         objectives: _abc.Iterable[Global___ObjectiveResult] | None = ...,
         reopened: _builtins.bool = ...,
         adjustments: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "finish_reason", b"finish_reason", "latency", b"latency", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "attempts", b"attempts", "finish_reason", b"finish_reason", "latency", b"latency", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """A worker's part of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """The worker."""
+    output_tokens: _builtins.int
+    """Output tokens that came from it."""
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class ObjectiveResult(_message.Message):

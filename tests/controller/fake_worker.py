@@ -59,6 +59,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.address = f"127.0.0.1:{port}"
         self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
         self.adjusted: list[worker_pb2.AdjustBudgetRequest] = []
+        self.loses_resumed = True
+        """Whether it also fails requests that others have lost."""
         self._runs: dict[str, _Run] = {}
         self.waiting, self.running, self.cancelled = 0, 0, 0
         self.paused = asyncio.Event()
@@ -105,11 +107,16 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         try:
             run = self._runs[request.request_id] = _Run(self.script, request, received_s)
             yield Response(started=run.started(), load=self._load())
+            resumed = sum(len(passed.token_ids) for passed in request.resume)
             for tokens, delta in enumerate(run.deltas()):
+                if resumed > 0:
+                    resumed -= len(delta.token_ids)
+                    run.note(delta)
+                    continue
                 if tokens == self.script.pause_after:
                     self.paused.set()
                     await self.go_on.wait()
-                if tokens == self.script.fail_after:
+                if tokens == self.script.fail_after and (self.loses_resumed or "." not in request.request_id):
                     raise self.script.failure
                 await asyncio.sleep(self.script.slow_step_s or self.script.step_s)
                 run.note(delta)
