@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from worker.engine.cache import CacheError, PagePool, SlotPool
 from worker.engine.prefix import Checkpoint, PrefixCache
@@ -295,11 +296,14 @@ class Scheduler:
 
         It makes those who decode wait, so one long prompt gets `step_tokens` and no more; each further prompt
         adds to it, the more the fewer decode: of many that arrive together the first do not hold up the rest.
+        Those that come first and are short enough for one step each share one: that makes nobody wait longer.
         """
         if not self._decoding:
             return self._idle_step_tokens
         share = 1 + max(len(self._prefilling) - 1, 0) / len(self._decoding)
-        return min(int(self._step_tokens * share), max(self._step_tokens, self._idle_step_tokens))
+        short = takewhile(lambda tokens: tokens <= self._step_tokens, (s.pending for s in self._prefilling))
+        most = max(self._step_tokens, self._idle_step_tokens)
+        return min(max(int(self._step_tokens * share), sum(short)), most)
 
     def _next_piece(self, sequence: Sequence, budget: int) -> int:
         """How many pending tokens fit the budget, so that they end with a chunk, at the checkpoint, or with

@@ -230,6 +230,23 @@ def test_more_is_prefilled_beside_few_decodes_while_many_prompts_wait_but_never_
     assert sum(runner.steps[-1].values()) - 1 == tokens
 
 
+@pytest.mark.parametrize(("long_first", "tokens"), [(False, 6 * 7), (True, 8)])
+def test_short_prompts_that_come_first_are_prefilled_together_however_many_decode(
+    long_first: bool, tokens: int
+) -> None:
+    engine, runner = recorded_engine(MODEL, slots=16, pages=200, step_tokens=8, idle_step_tokens=48)
+    for number in range(7):
+        engine.submit(lasting(f"decoding {number}"))
+    computed(engine)
+    while engine.load().backlog_tokens:
+        computed(engine)
+    engine.submit(make_request(MODEL, "long", prompt=PROMPT * 8, received_s=101.0 if long_first else 201.0))
+    for number in range(6):
+        engine.submit(make_request(MODEL, f"{number}", prompt=PROMPT[:7], received_s=102.0 + number))
+    computed(engine)
+    assert sum(runner.steps[-1].values()) - 7 == tokens
+
+
 def test_decodes_are_computed_in_the_order_of_their_slots_and_slots_are_filled_from_the_lowest() -> None:
     """So that their states mostly lie side by side."""
     engine, runner = recorded_engine(MODEL, slots=4)
