@@ -70,15 +70,15 @@ class Ours:
         generated: dict[str, list[int]] = {f"{n}": [] for n in range(len(prompts))}
         for name, prompt in zip(generated, prompts, strict=True):
             self.submit(name, prompt, self._new_tokens + 1)
-        while not self.engine.idle and min(map(len, generated.values())) < self._new_tokens:
+        while not self.engine.idle:
             for event in self.engine.step():
                 if isinstance(event, Output):
                     for piece in event.pieces:
                         if piece.phase is Phase.REASONING:
                             generated[event.request_id] += piece.token_ids
-        for name in generated:
-            self.engine.cancel(name)
-        return [tokens[: self._new_tokens] for tokens in generated.values()]
+                    if len(generated[event.request_id]) >= self._new_tokens:
+                        self.engine.cancel(event.request_id)
+        return list(generated.values())
 
     def lasting(self, prompts: Sequence[Prompt], count: int) -> list[Prompt]:
         """The first `count` prompts after which the model reasons long enough.
