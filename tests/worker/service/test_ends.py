@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,11 +15,19 @@ from grpc_health.v1 import health_pb2
 
 from curfew.v1 import worker_pb2
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
-from tests.worker.engine.small import Clock, small_model, small_tokenizer
+from tests.worker.engine.small import (
+    Clock,
+    default_closing,
+    make_runner,
+    make_settings,
+    small_model,
+    small_tokenizer,
+)
 from tests.worker.service.serving import (
     MODEL,
     NARROW,
     Answer,
+    SteppedRunner,
     Steps,
     Worker,
     ask,
@@ -27,7 +36,10 @@ from tests.worker.service.serving import (
     serving,
     told,
 )
+from worker.engine.engine import Engine
 from worker.model.chat import Chat, Prompt, Turn
+from worker.service import command
+from worker.service.requests import RequestReader
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -198,6 +210,41 @@ async def test_a_step_that_does_not_come_back_is_a_device_that_has_failed(
         # It ends although the step is still under way.
         await worker.thread.stop()
         steps.let_go()
+
+
+async def test_a_worker_whose_step_does_not_come_back_says_so_drains_and_ends_as_one_that_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = Steps(held=True)
+    settings = make_settings()
+    runner = make_runner(MODEL, settings, SteppedRunner)
+    runner.rule = steps
+    engine = Engine(runner, MODEL.chat, settings, time.monotonic)
+    options = command.arguments().parse_args(
+        ["--model", "unused", "--listen", "127.0.0.1:0", "--step-limit-s", "1"]
+    )
+    reader = RequestReader(MODEL.chat, default_closing(MODEL))
+    ending = asyncio.create_task(
+        command._serve(options, engine, reader, worker_pb2.DescribeWorkerResponse(model=MODEL.name))
+    )
+    said = ""
+    while "ready" not in said:
+        await asyncio.sleep(0)
+        said += capsys.readouterr().out
+    address = said.strip().rpartition("listen=")[2]
+    async with grpc.aio.insecure_channel(address) as channel:
+        watching = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        watch = aiter(watching(health_pb2.HealthCheckRequest(service=command.SERVICE)))
+        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        refused = await refusal(WorkerServiceStub(channel).Generate(ask()))
+        assert (refused.code, refused.reason.reason) == (UNAVAILABLE, "DEVICE_FAILED")
+        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await ending == 1
+    steps.let_go()
 
 
 async def test_a_step_may_take_longer_while_a_long_prompt_waits() -> None:
