@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from controller.desk.flight import Flight, Placement
+from controller.desk.peers import Peers, PoolNews
+from controller.desk.returns import Returns
 from controller.desk.tenants import Tenants
 from controller.desk.waiting import Ticket, WaitingRoom
 from controller.fleet.roster import Roster
 from controller.fleet.worker import Worker
 from controller.planning.decision import Ask, Decision, Refusal, RefusedFor
+from controller.planning.options import Increment
 from controller.planning.planner import Prospect
 from controller.planning.price import CLEAR_WAITING_S, Market
 from controller.planning.speed import SpeedEstimate
@@ -60,13 +63,17 @@ class Desk:
     next – an arrival, a worker's report, an end – is followed by a call of `decide`.
     """
 
-    def __init__(self, roster: Roster, tenants: Tenants, spread: Callable[[], float]) -> None:
-        """spread: numbers spread evenly over [-1, 1]."""
+    def __init__(
+        self, roster: Roster, tenants: Tenants, spread: Callable[[], float], peers: Peers | None = None
+    ) -> None:
+        """spread: numbers spread evenly over [-1, 1]. peers: with whom the pool is shared."""
         self.tenants = tenants
         self.market = Market()
         self._roster = roster
         self._spread = spread
-        self._waiting = WaitingRoom()
+        self._waiting = WaitingRoom(peers)
+        self._others = PoolNews()
+        self._returns = Returns()
         self._shy: list[Ticket] = []
         self._look_again_s: float | None = None
         self._fresh: tuple[Ticket, Worker, SpeedEstimate, Prospect] | None = None
@@ -113,7 +120,7 @@ class Desk:
         factor = 1 + DITHER * self._spread()
         why = self._turned_away(prospect, policy, factor, now_s)
         if why is not None:
-            return self._refused(prospect.refusal(why), ask, policy, worker, now_s)
+            return self._refused(prospect.refusal(why), ask, policy, worker, menu, now_s)
         due_s = now_s + prospect.times.deadline_s
         give_up_s = now_s + min(prospect.patience_s(), LONGEST_WAIT_S)
         ticket = Ticket(ask, policy, now_s, due_s, give_up_s, menu, factor)
@@ -129,7 +136,7 @@ class Desk:
         for ticket in self._waiting.expire(now_s):
             self.market.waited(ticket.menu)
             verdicts.append((ticket, self._too_late(ticket, now_s)))
-        while (worker := self._roster.best()) is not None and worker.has_room(AHEAD):
+        while (worker := self._roster.best()) is not None and self._may_send(worker):
             next_ticket = self._waiting.pop()
             if next_ticket is None:
                 break
@@ -141,6 +148,18 @@ class Desk:
                 verdicts.append((next_ticket, verdict))
         self._fresh = None
         return verdicts
+
+    def tell(self, now_s: float) -> PoolNews:
+        """What other controllers are to know."""
+        served = self._waiting.next_served()
+        asked = self.market.asked(self._roster.capacity, now_s)
+        return PoolNews(asked, math.inf if served is None else served)
+
+    def hear(self, others: PoolNews) -> None:
+        """What the other controllers want, all together. To be followed by a call of `decide`."""
+        self._others = others
+        self.market.hear(others.asked)
+        self._waiting.reorder()
 
     def wake_s(self) -> float | None:
         """When `decide` must be called again if nothing happens before; None when never."""
@@ -155,6 +174,20 @@ class Desk:
         self._waiting.remove(ticket)
         ticket.shy = False
         self.tenants[ticket.policy.name].standing.note_left()
+
+    def _may_send(self, worker: Worker) -> bool:
+        """Whether a worker may have one more. While a tenant that was served less waits at another controller
+        this one takes only slots that are free: the other has its requests wait at the worker and so takes
+        the slots that become free. Nothing stands idle for one that does not come.
+        """
+        served, elsewhere = self._waiting.next_served(), self._others.least_served
+        load = worker.load
+        if served is None or math.isinf(elsewhere):
+            return worker.has_room(AHEAD)
+        if served > elsewhere:
+            return load.free_slots > load.waiting
+        # Beside what the other may have waiting there, of which the last news may be old.
+        return load.waiting - load.free_slots < 2 * max(1, int(AHEAD * worker.limits.slots))
 
     def move(self, flight: Flight) -> bool:
         """Has a flight whose worker was lost go on at another, before all that wait: its place is its
@@ -215,7 +248,7 @@ class Desk:
         if isinstance(decision, Refusal):
             if decision.reason is RefusedFor.PRICE and policy.brownout is Brownout.QUEUE:
                 return None
-            return self._refused(decision, ask, policy, worker, now_s)
+            return self._refused(decision, ask, policy, worker, ticket.menu, now_s)
         tenant = self.tenants[policy.name]
         tenant.standing.note_decided(decision.brownout)
         slot_s = prospect.slot_s(decision.budget_tokens)
@@ -259,14 +292,30 @@ class Desk:
             ticket.policy.objectives.share,
             waited_s,
             f"waited {shown(waited_s)} for a place; refused, since not every promise can be kept any more",
-            CLEAR_WAITING_S,
+            self._retry_s(ticket.policy.name, ticket.menu, now_s),
         )
 
     def _refused(
-        self, refusal: Refusal, ask: Ask, policy: TenantPolicy, worker: Worker, now_s: float
+        self,
+        refusal: Refusal,
+        ask: Ask,
+        policy: TenantPolicy,
+        worker: Worker,
+        menu: Sequence[Increment],
+        now_s: float,
     ) -> Refusal:
         self.tenants[policy.name].standing.note_refused(refusal.reason)
-        return self._with_retry(refusal, ask, policy, worker, now_s)
+        refusal = self._with_retry(refusal, ask, policy, worker, now_s)
+        if refusal.retry_s is None:
+            return refusal
+        return replace(refusal, retry_s=self._retry_s(policy.name, menu, now_s))
+
+    def _retry_s(self, tenant: str, menu: Sequence[Increment], now_s: float) -> float:
+        """When one that is refused is to come again."""
+        slot_s = menu[0].slot_s if menu else 0.0
+        return self._returns.next_s(
+            tenant, slot_s, self._roster.capacity * self.market.share(tenant), self._spread(), now_s
+        )
 
     def _with_retry(
         self, refusal: Refusal, ask: Ask, policy: TenantPolicy, worker: Worker, now_s: float

@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
+from controller.desk.peers import Alone, Peers, SharedOffset
 from controller.planning.calibration import Calibration
 from controller.planning.decision import RefusedFor
 from controller.planning.learnt_quality import QualityModel
@@ -101,12 +102,15 @@ class Tenant:
 class Tenants:
     """All tenants by name; outlives the policies that name them."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Peers | None = None) -> None:
+        """peers: with whom their calibration is shared; None shares it with nobody."""
+        self._peers = peers or Alone()
         self._by_name: dict[str, Tenant] = {}
 
     def __getitem__(self, name: str) -> Tenant:
         """The tenant of this name, which a policy gives. One that was not asked for before is new."""
         tenant = self._by_name.get(name)
         if tenant is None:
-            tenant = self._by_name[name] = Tenant()
+            calibration = Calibration(SharedOffset(self._peers, name))
+            tenant = self._by_name[name] = Tenant(calibration=calibration)
         return tenant

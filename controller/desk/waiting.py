@@ -6,6 +6,7 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
+from controller.desk.peers import Alone, Peers
 from controller.planning.decision import Ask
 from controller.planning.options import Increment
 from controller.policy import TenantPolicy
@@ -35,7 +36,6 @@ class Ticket:
 class _Queue:
     """One tenant's: by priority, then by deadline."""
 
-    served: float = 0.0
     tickets: list[tuple[int, float, int, Ticket]] = field(default_factory=list)
     size: int = 0
     entry: int = -1
@@ -50,7 +50,9 @@ class WaitingRoom:
     other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Peers | None = None) -> None:
+        """peers: who count what tenants were served; None counts what this room serves."""
+        self._peers = peers or Alone()
         self._queues: dict[str, _Queue] = {}
         self._order: list[
             tuple[int, float, int, str]
@@ -72,7 +74,7 @@ class WaitingRoom:
         """Has a ticket wait."""
         queue = self._queues.setdefault(ticket.policy.name, _Queue())
         if not queue.size:
-            queue.served = max(queue.served, self._least_served)
+            self._peers.lift_served(ticket.policy.name, self._least_served)
         ticket.waits = True
         queue.size += 1
         self._size += 1
@@ -123,10 +125,21 @@ class WaitingRoom:
 
     def charge(self, tenant: str, weight: float, slot_s: float) -> None:
         """Counts what a tenant was served, or gives back what it did not use, where `slot_s` is negative."""
-        queue = self._queues.setdefault(tenant, _Queue())
-        queue.served += slot_s / weight
-        if queue.size:
+        self._peers.serve(tenant, slot_s / weight)
+        queue = self._queues.get(tenant)
+        if queue is not None and queue.size:
             self._rank(tenant, queue)
+
+    def reorder(self) -> None:
+        """Others may have served the tenants that wait."""
+        for tenant in [tenant for _, _, entry, tenant in self._order if self._queues[tenant].entry == entry]:
+            self._rank(tenant, self._queues[tenant])
+
+    def next_served(self) -> float | None:
+        """What the tenant that is next was served, for its weight; None when nobody waits."""
+        while self._order and self._queues[self._order[0][3]].entry != self._order[0][2]:
+            heapq.heappop(self._order)
+        return self._order[0][1] if self._order else None
 
     def _leave(self, ticket: Ticket) -> None:
         ticket.waits = False
@@ -143,7 +156,8 @@ class WaitingRoom:
     def _rank(self, tenant: str, queue: _Queue) -> None:
         self._drop_gone(queue)
         queue.entry = next(self._counter)
-        heapq.heappush(self._order, (queue.tickets[0][0], queue.served, queue.entry, tenant))
+        served = self._peers.served(tenant)
+        heapq.heappush(self._order, (queue.tickets[0][0], served, queue.entry, tenant))
         if len(self._order) > 4 * self._size + 64:
             self._order = [entry for entry in self._order if self._queues[entry[3]].entry == entry[2]]
             heapq.heapify(self._order)

@@ -73,6 +73,23 @@ def bucket_of(density: float) -> int:
     return min(BUCKETS - 1, int(math.log(density / LEAST_DENSITY) / _LOG_RATIO))
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What some controllers' callers ask of the pool.
+
+    by_bucket: slot-seconds a second by bucket of density, as experience has what comes of them. capacity:
+    slots, the most that one of the controllers sees. weight: of the tenants that ask, each counted once at
+    every controller where it does.
+    """
+
+    by_bucket: tuple[float, ...]
+    capacity: float
+    weight: float
+
+
+NOTHING_ASKED = Asked((), 0.0, 0.0)
+
+
 class Demand:
     """Slot-seconds by density, and their sum."""
 
@@ -81,6 +98,19 @@ class Demand:
     def __init__(self) -> None:
         self._by_bucket = [0.0] * (BUCKETS + 1)
         self.total = 0.0
+
+    @classmethod
+    def of(cls, by_bucket: Sequence[float]) -> Demand:
+        """Demand as it was told; what it does not say is 0."""
+        demand = cls()
+        demand._by_bucket[: len(by_bucket)] = by_bucket
+        demand.total = sum(by_bucket)
+        return demand
+
+    @property
+    def by_bucket(self) -> tuple[float, ...]:
+        """Slot-seconds by bucket, the one that no price takes away last."""
+        return tuple(self._by_bucket)
 
     def add(self, density: float, slot_s: float) -> None:
         """Adds demand, or takes it away where `slot_s` is negative."""
@@ -134,6 +164,8 @@ class Market:
         self._active_weight = 0.0
         self._pool = Demand()
         self._waiting = Demand()
+        self._others = Demand()  # slot-seconds a second
+        self._others_asked = NOTHING_ASKED
         self._began_s: float | None = None
         self._zero_s = 0.0  # when an arrival's weight was 1
         self._correction = 0.0
@@ -205,14 +237,30 @@ class Market:
         self._turned_away_slot_s += menu[0].slot_s
 
     def _supply(self, capacity: float) -> float:
-        return TARGET_USE * capacity * math.exp(self._correction)
+        return TARGET_USE * max(capacity, self._others_asked.capacity) * math.exp(self._correction)
+
+    def asked(self, capacity: float, now_s: float) -> Asked:
+        """What other controllers are to know of the demand here."""
+        come_of = math.exp(-self._correction)
+        asked = Demand().plus(self._pool, self._per_second(now_s) * come_of)
+        asked = asked.plus(self._waiting, come_of / CLEAR_WAITING_S)
+        return Asked(asked.by_bucket, capacity, self._active_weight)
+
+    def hear(self, others: Asked) -> None:
+        """What is asked of other controllers now, all together."""
+        self._others_asked, self._others = others, Demand.of(others.by_bucket)
 
     def share(self, tenant: str) -> float:
         """The part of the pool that is a tenant's by weight among those that are active; 0 of one that is
         not.
         """
         known = self._tenants.get(tenant)
-        return known.weight / self._active_weight if known is not None else 0.0
+        return known.weight / self._weight if known is not None else 0.0
+
+    @property
+    def _weight(self) -> float:
+        """Of all that share the pool. Who asks at several controllers has a share at each."""
+        return self._active_weight + self._others_asked.weight
 
     def pool_price(self, capacity: float, now_s: float) -> float:
         """What a slot-second costs whoever asks for more than its share."""
@@ -221,16 +269,20 @@ class Market:
             return 0.0
         if self._waiting.total > 0:
             demand = demand.plus(self._waiting, 1 / (CLEAR_WAITING_S * per_s))
+        if self._others.total > 0:
+            demand = demand.plus(self._others, math.exp(self._correction) / per_s)
         margin = demand.margin(self._supply(capacity) / per_s)
         return 0.0 if margin is None else margin.price
 
     def load(self, capacity: float, now_s: float) -> float:
         """What is asked for at price 0, over the capacity; infinite without any."""
-        return self._per_second(now_s) * self._pool.total / capacity if capacity > 0 else math.inf
+        if capacity <= 0:
+            return math.inf
+        return (self._per_second(now_s) * self._pool.total + self._others.total) / capacity
 
     def _own_margin(self, tenant: _Tenant, capacity: float, now_s: float) -> Margin | None:
         """Where a tenant's own share ends."""
-        share = self._supply(capacity) * tenant.weight / self._active_weight
+        share = self._supply(capacity) * tenant.weight / self._weight
         return tenant.demand.margin(share / self._per_second(now_s))
 
     def _active(self, name: str, weight: float, now_s: float) -> _Tenant:

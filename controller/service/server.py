@@ -21,6 +21,7 @@ from controller.service.reasoning import ReasoningServicer
 from controller.service.reception import Reception
 from controller.service.recording import Recorder
 from controller.service.shadow import ShadowPolicy
+from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
 from controller.state.shared import SharedState
 from controller.state.store import Level, Store
@@ -69,13 +70,6 @@ class Controller:
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         roster = Roster()
-        tenants = Tenants()
-        desk = Desk(roster, tenants, spread_evenly())
-        reception = Reception(desk, clock)
-        roster.on_change = reception.news
-        self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
-        self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
-        self._recorder = recorder
         self.shared = SharedState(
             store or MemoryStore(clock),
             Level(-FURTHEST, FURTHEST),
@@ -84,6 +78,14 @@ class Controller:
             random.random,
             lambda: secrets.token_hex(8),
         )
+        tenants = Tenants(self.shared)
+        desk = Desk(roster, tenants, spread_evenly(), self.shared)
+        reception = Reception(desk, clock)
+        share_pool(self.shared, desk, reception, clock)
+        roster.on_change = reception.news
+        self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
+        self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
+        self._recorder = recorder
         self._store_optional = store_optional
         journal = Journal(clock, self.shadow, recorder, recorded_labels)
         self._reasoning = ReasoningServicer(

@@ -1,0 +1,37 @@
+"""When those that are refused are told to come again, so that they do not come together."""
+
+from __future__ import annotations
+
+from controller.planning.price import ACTIVE_S, CLEAR_WAITING_S
+
+MOST_RETRY_S = 60.0
+"""Longer than this nobody is sent away."""
+PART_FOR_RETURNS = 0.5
+"""Of a tenant's share of the pool: the rest is for those that come for the first time."""
+JITTER = 0.25
+"""By up to this part times differ from the ones computed."""
+
+
+class Returns:
+    """Gives each refused request a time of its own, at which its tenant's share of the pool has had time for
+    those refused before: the more are refused, the longer the window over which they return.
+
+    One time per tenant is kept, at which all refused so far would have been served; a virtual clock as in
+    GCRA (`controller.state.bucket`).
+    """
+
+    def __init__(self) -> None:
+        self._served_s: dict[str, float] = {}
+
+    def next_s(self, tenant: str, slot_s: float, share: float, jitter: float, now_s: float) -> float:
+        """Seconds after which a request of so many slot-seconds is to come again. share: slots that are the
+        tenant's; 0 of one that nothing is known of. jitter: in [-1, 1].
+        """
+        soonest_s = now_s + CLEAR_WAITING_S
+        served_s = max(soonest_s, self._served_s.get(tenant, 0.0))
+        if share > 0:
+            most_s = now_s + MOST_RETRY_S
+            self._served_s[tenant] = min(most_s, served_s + slot_s / (PART_FOR_RETURNS * share))
+        if len(self._served_s) > 1024:
+            self._served_s = {name: at_s for name, at_s in self._served_s.items() if at_s > now_s - ACTIVE_S}
+        return (served_s - now_s) * (1 + JITTER * jitter)
