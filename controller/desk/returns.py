@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.planning.price import ACTIVE_S, CLEAR_WAITING_S
+from controller.planning.price import CLEAR_WAITING_S
 
 MOST_RETRY_S = 60.0
 """Longer than this nobody is sent away."""
@@ -32,6 +32,4 @@ class Returns:
         if share > 0:
             most_s = now_s + MOST_RETRY_S
             self._served_s[tenant] = min(most_s, served_s + slot_s / (PART_FOR_RETURNS * share))
-        if len(self._served_s) > 1024:
-            self._served_s = {name: at_s for name, at_s in self._served_s.items() if at_s > now_s - ACTIVE_S}
         return (served_s - now_s) * (1 + JITTER * jitter)
