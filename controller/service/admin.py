@@ -10,6 +10,7 @@ from controller.planning.decision import RefusedFor
 from controller.policy import Brownout, LivePolicy, Policy, PolicyError
 from controller.service.journal import Journal
 from controller.service.shadow import Differences
+from controller.state.shared import SharedState
 from curfew.rpc.calls import Context
 from curfew.rpc.durations import duration
 from curfew.rpc.errors import invalid
@@ -29,6 +30,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         roster: Roster,
         fleet: Fleet,
         journal: Journal,
+        shared: SharedState,
         clock: Callable[[], float],
     ) -> None:
         self._policy = policy
@@ -36,6 +38,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._roster = roster
         self._fleet = fleet
         self._journal = journal
+        self._shared = shared
         self._clock = clock
         self._began_s = clock()
 
@@ -101,6 +104,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
         if capacity > 0:
             response.load = self._desk.market.load(capacity, now_s)
+        response.state.controllers = self._shared.controllers
+        outage = self._shared.outage
+        if outage is not None:
+            response.state.outage.CopyFrom(duration(now_s - outage.since_s))
+            response.state.why = outage.why
         shadow, recorder = self._journal.shadow, self._journal.recorder
         if shadow is not None:
             response.shadow.policy_version = "" if shadow.current is None else shadow.current.version

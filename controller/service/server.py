@@ -95,7 +95,8 @@ class Controller:
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(policy, desk, roster, self._fleet, journal, clock), self._operators.grpc
+            AdminServicer(policy, desk, roster, self._fleet, journal, self.shared, clock),
+            self._operators.grpc,
         )
         self._health_task: asyncio.Task[None] | None = None
         self._had_worker = asyncio.Event()

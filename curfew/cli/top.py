@@ -161,6 +161,9 @@ def _head(snapshot: Snapshot) -> Text:
 
 
 def _troubles(status: admin_pb2.GetStatusResponse) -> Iterator[Text]:
+    if status.state.HasField("outage"):
+        away = f"the store has been away for {_long(status.state.outage)}, so it decides alone"
+        yield Text(f"{away}: {_first_line(status.state.why)}", "red")
     if status.rejected:
         yield Text(f"the policy file is refused: {_first_line(status.rejected)}", "red")
     if status.shadow.rejected:

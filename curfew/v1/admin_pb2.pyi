@@ -403,6 +403,7 @@ class GetStatusResponse(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     policy_version: _builtins.str
     """Digest of the policy in force."""
     rejected: _builtins.str
@@ -429,6 +430,10 @@ class GetStatusResponse(_message.Message):
     def recording(self) -> Global___RecordingStatus:
         """The recording of traffic. Not set without one."""
 
+    @_builtins.property
+    def state(self) -> Global___StateStatus:
+        """The state that is shared with other controllers."""
+
     def __init__(
         self,
         *,
@@ -441,10 +446,11 @@ class GetStatusResponse(_message.Message):
         waiting: _builtins.int = ...,
         shadow: Global___ShadowStatus | None = ...,
         recording: Global___RecordingStatus | None = ...,
+        state: Global___StateStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "recording", b"recording", "shadow", b"shadow", "uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "recording", b"recording", "shadow", b"shadow", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "policy_version", b"policy_version", "price", b"price", "recording", b"recording", "rejected", b"rejected", "shadow", b"shadow", "uptime", b"uptime", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_load", b"_load", "load", b"load", "policy_version", b"policy_version", "price", b"price", "recording", b"recording", "rejected", b"rejected", "shadow", b"shadow", "state", b"state", "uptime", b"uptime", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__load: _TypeAlias = _typing.Literal["load"]  # noqa: Y015
     _WhichOneofArgType__load: _TypeAlias = _typing.Literal["_load", b"_load"]  # noqa: Y015
@@ -497,6 +503,38 @@ class WorkerStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
+
+@_typing.final
+class StateStatus(_message.Message):
+    """The state that controllers share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTROLLERS_FIELD_NUMBER: _builtins.int
+    OUTAGE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    controllers: _builtins.int
+    """Controllers that are alive, this one among them, as far as is known. At least 1."""
+    why: _builtins.str
+    """Why it is away, in one line. Empty while it is there."""
+    @_builtins.property
+    def outage(self) -> _duration_pb2.Duration:
+        """For how long the store has been away; meanwhile this controller decides alone. Not set while it is there."""
+
+    def __init__(
+        self,
+        *,
+        controllers: _builtins.int = ...,
+        outage: _duration_pb2.Duration | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outage", b"outage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controllers", b"controllers", "outage", b"outage", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateStatus: _TypeAlias = StateStatus  # noqa: Y015
 
 @_typing.final
 class ShadowStatus(_message.Message):
