@@ -159,7 +159,7 @@ class Desk:
         """What the other controllers want, all together. To be followed by a call of `decide`."""
         self._others = others
         self.market.hear(others.asked)
-        self._waiting.reorder()
+        self._waiting.hear(others.least_served)
 
     def wake_s(self) -> float | None:
         """When `decide` must be called again if nothing happens before; None when never."""

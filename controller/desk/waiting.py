@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from dataclasses import dataclass, field
 
 from controller.desk.peers import Alone, Peers
@@ -61,6 +62,7 @@ class WaitingRoom:
         self._counter = itertools.count()
         self._size = 0
         self._least_served = 0.0
+        self._elsewhere = math.inf
 
     def __len__(self) -> int:
         return self._size
@@ -74,7 +76,7 @@ class WaitingRoom:
         """Has a ticket wait."""
         queue = self._queues.setdefault(ticket.policy.name, _Queue())
         if not queue.size:
-            self._peers.lift_served(ticket.policy.name, self._least_served)
+            self._peers.lift_served(ticket.policy.name, min(self._least_served, self._elsewhere))
         ticket.waits = True
         queue.size += 1
         self._size += 1
@@ -130,8 +132,11 @@ class WaitingRoom:
         if queue is not None and queue.size:
             self._rank(tenant, queue)
 
-    def reorder(self) -> None:
-        """Others may have served the tenants that wait."""
+    def hear(self, elsewhere: float) -> None:
+        """Others may have served the tenants that wait. elsewhere: what the least served of those that wait
+        at other controllers was served.
+        """
+        self._elsewhere = elsewhere
         for tenant in [tenant for _, _, entry, tenant in self._order if self._queues[tenant].entry == entry]:
             self._rank(tenant, self._queues[tenant])
 
