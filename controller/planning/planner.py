@@ -122,8 +122,7 @@ class Prospect:
         return any(weight * option.quality >= price * option.slot_s for option in self.choice)
 
     def patience_s(self) -> float:
-        """How long it may still wait, if all went as well as it can; infinite when it is served however late.
-        """
+        """How long it may wait for a place if all goes well after that; infinite when served however late."""
         if self.tenant.otherwise is Otherwise.BEST_EFFORT:
             return math.inf
         pace, fewest = self.forecast.at_best(self.level.at), self.bounds.fewest
