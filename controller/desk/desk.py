@@ -101,7 +101,9 @@ class Desk:
         return prospect.decide(placement.decision.price)
 
     def price(self, tenant: str, now_s: float) -> float:
-        """Of a slot-second for a tenant."""
+        """Of a slot-second for a tenant. Nothing where nobody runs or waits, however much one asks for."""
+        if not self._roster.occupied and not self.waiting:
+            return 0.0
         return self.market.price(tenant, self._roster.capacity, now_s)
 
     def arrive(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Ticket | Refusal:

@@ -190,7 +190,8 @@ class Job:
             answer_tokens=answered,
             reasoning_end=self.end,
             complete=answered == self.nature.answer_tokens,
-            queue_s=self.admitted_s - self.received_s,
+            # Both are sums of steps: they may differ by rounding where they are the same time.
+            queue_s=max(0.0, self.admitted_s - self.received_s),
             first_token_s=self.first_token_s - self.received_s,
             first_answer_s=self.first_answer_s - self.received_s,
             total_s=now_s - self.received_s,

@@ -135,6 +135,15 @@ def overload(pool: Pool, tenant: str, rate: float, until_s: float) -> list[Ticke
     return [pool.arrive(policy(tenant), number / rate) for number in range(int(rate * until_s))]
 
 
+def test_one_alone_is_never_priced_out_however_much_it_asks_for() -> None:
+    pool = Pool()
+    huge = Ask(prompt_tokens=900, most_prompt_tokens=900)
+    for now_s in (0.0, 1.0, 2.0):
+        flight = pool.fly(policy("b", deadline_s=None), now_s, huge)
+        assert flight.decision.brownout is Brownout.NONE
+        flight.end(done(), now_s + 0.5)
+
+
 def test_under_load_the_greedy_are_squeezed_and_the_modest_are_not() -> None:
     pool = Pool(slots=16)
     overload(pool, "greedy", rate=400.0, until_s=2.0)

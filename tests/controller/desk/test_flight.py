@@ -94,6 +94,7 @@ def test_never_to_less_than_was_used_already() -> None:
 
 def test_when_places_become_cheap_again_they_think_more() -> None:
     pool = Pool()
+    pool.fly(policy("other"), 0.0)
     crowd(pool, 0.0, 1.0)
     flight = pool.fly(policy("a", brownout=Brownout.LESS, deadline_s=None), 1.0)
     assert flight.budget_tokens < 100
@@ -104,6 +105,7 @@ def test_when_places_become_cheap_again_they_think_more() -> None:
 
 def test_a_budget_is_never_raised_above_what_was_reserved_for_it() -> None:
     pool = Pool()
+    pool.fly(policy("other"), 0.0)
     crowd(pool, 0.0, 1.0)
     flight = pool.fly(policy("a", brownout=Brownout.LESS, deadline_s=None), 1.0)
     assert flight.decision.budget_tokens < flight.decision.reserve_tokens == 100

@@ -89,7 +89,11 @@ def test_errors_tell_file_line_and_value(rows: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "message"),
     [
-        ("reasoning_end", "late", "'late' is none of natural, budget, deadline, loop, none, cancelled"),
+        (
+            "reasoning_end",
+            "late",
+            "'late' is none of natural, budget, deadline, loop, none, cancelled, stable",
+        ),
         ("outcome", "lost", "'lost' is none of answered, refused, rejected, failed, left"),
         ("mode", "maybe", "'maybe' is none of think, no_think"),
         ("labels", "tier", "'tier' is not of the form key=value;key=value"),
