@@ -34,6 +34,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """The one who asks."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
     """What the model answered earlier."""
+    ROLE_TOOL: _Role.ValueType  # 4
+    """What a tool returned. Only after an assistant turn that called it, or another tool turn."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who speaks in a turn."""
@@ -46,6 +48,8 @@ ROLE_USER: Role.ValueType  # 2
 """The one who asks."""
 ROLE_ASSISTANT: Role.ValueType  # 3
 """What the model answered earlier."""
+ROLE_TOOL: Role.ValueType  # 4
+"""What a tool returned. Only after an assistant turn that called it, or another tool turn."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _Mode:
@@ -112,6 +116,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The model ended its answer, or a stop string did."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """The answer used all tokens that it may have."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 3
+    """The model called tools, and waits for what they return."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -122,6 +128,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended its answer, or a stop string did."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """The answer used all tokens that it may have."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
+"""The model called tools, and waits for what they return."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _ReasoningEnd:
@@ -176,25 +184,176 @@ class Message(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """Who speaks."""
     content: _builtins.str
     """The text, as the speaker wrote it. It is always encoded as plain text: tags and special tokens in it
     have no effect. Of an assistant turn, what precedes and includes `</think>` is dropped.
     """
+    tool_call_id: _builtins.str
+    """Of a tool turn: the id of the call that it answers, one of the assistant turn before."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """Of an assistant turn: the calls that it made, in order. Its content may then be empty."""
+
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that the model may call. The caller runs it and hands its result back in a tool turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique among a request's tools. Letters, digits, `_`, `-` and `.`; 1 to 64 characters."""
+    description: _builtins.str
+    """What it does and when to call it, for the model to read. At most 4,096 characters."""
+    parameters_json_schema: _builtins.str
+    """JSON Schema of its arguments: the text of a JSON object. At most 16 KiB. Default: an object without properties."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters_json_schema: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_json_schema", b"parameters_json_schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """One call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique within the conversation."""
+    name: _builtins.str
+    """Name of the tool."""
+    arguments_json: _builtins.str
+    """The arguments: the text of a JSON object."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Whether the model calls tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ToolChoice._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ToolChoice._Kind.ValueType  # 0
+        """Not set: as AUTO."""
+        KIND_AUTO: ToolChoice._Kind.ValueType  # 1
+        """The model decides."""
+        KIND_NONE: ToolChoice._Kind.ValueType  # 2
+        """It must not; the tools are not shown to it."""
+        KIND_REQUIRED: ToolChoice._Kind.ValueType  # 3
+        """It must call one at least."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Whether."""
+
+    KIND_UNSPECIFIED: ToolChoice.Kind.ValueType  # 0
+    """Not set: as AUTO."""
+    KIND_AUTO: ToolChoice.Kind.ValueType  # 1
+    """The model decides."""
+    KIND_NONE: ToolChoice.Kind.ValueType  # 2
+    """It must not; the tools are not shown to it."""
+    KIND_REQUIRED: ToolChoice.Kind.ValueType  # 3
+    """It must call one at least."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SINGLE_FIELD_NUMBER: _builtins.int
+    kind: Global___ToolChoice.Kind.ValueType
+    """Whether it may, must, or must not."""
+    name: _builtins.str
+    """With REQUIRED: the one tool that it must call. Default: any."""
+    single: _builtins.bool
+    """At most one call. Default: as many as the model likes, 32 at most."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ToolChoice.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        single: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "single", b"single"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class AnswerFormat(_message.Message):
+    """What form an answer must have. Reasoning is free; the answer is held to the form while it is sampled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """JSON Schema that the answer, as a whole, keeps: the text of a JSON object, at most 64 KiB. `{"type": "object"}` asks
+    for any JSON object. INVALID_ARGUMENT for one with features that cannot be enforced.
+    """
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerFormat: _TypeAlias = AnswerFormat  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
@@ -331,6 +490,7 @@ class Delta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """What the tokens are."""
     text: _builtins.str
@@ -345,6 +505,10 @@ class Delta(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
         """One for each token, if asked for and sampled."""
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]:
+        """What the answer's text adds to calls of tools. The text of calls is not in `text`."""
+
     def __init__(
         self,
         *,
@@ -352,14 +516,81 @@ class Delta(_message.Message):
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "phase", b"phase", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "phase", b"phase", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delta: _TypeAlias = Delta  # noqa: Y015
+
+@_typing.final
+class ToolCallDelta(_message.Message):
+    """A piece of a call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which call of the answer, from 0."""
+    id: _builtins.str
+    """Id and name come with the first piece of a call and are empty in later ones."""
+    name: _builtins.str
+    """Name of the tool: one of those that the request has."""
+    arguments_json: _builtins.str
+    """What follows of the arguments' JSON text, as the model wrote it."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
+
+@_typing.final
+class MalformedToolCall(_message.Message):
+    """Something that the model wrote as a call, but that is none: no JSON, no known tool, arguments that are no object or do
+    not keep the tool's schema. It is reported as it stands and never guessed at.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which call of the answer it would have been, from 0. Pieces that were streamed under this index are void."""
+    text: _builtins.str
+    """What the model wrote, at most 4,096 characters."""
+    why: _builtins.str
+    """What is wrong with it."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        text: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "text", b"text", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MalformedToolCall: _TypeAlias = MalformedToolCall  # noqa: Y015
 
 @_typing.final
 class TokenLogprobs(_message.Message):

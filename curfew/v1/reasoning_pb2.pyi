@@ -83,9 +83,12 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     WISHES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Message]:
-        """The conversation; the last turn is the user's. At least one."""
+        """The conversation; the last turn is the user's or a tool's. At least one."""
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
@@ -99,6 +102,18 @@ class GenerateRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels that rules of the policy match on, such as {"task": "triage"}. At most 16 of at most 64 characters."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Tool]:
+        """Functions that the model may call. At most 64."""
+
+    @_builtins.property
+    def tool_choice(self) -> _generation_pb2.ToolChoice:
+        """Whether it calls them. Only with tools."""
+
+    @_builtins.property
+    def answer_format(self) -> _generation_pb2.AnswerFormat:
+        """What form the answer must have. Default: free. Not together with a tool choice of REQUIRED."""
+
     def __init__(
         self,
         *,
@@ -106,10 +121,13 @@ class GenerateRequest(_message.Message):
         sampling: _generation_pb2.SamplingParams | None = ...,
         wishes: Global___Wishes | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tools: _abc.Iterable[_generation_pb2.Tool] | None = ...,
+        tool_choice: _generation_pb2.ToolChoice | None = ...,
+        answer_format: _generation_pb2.AnswerFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "wishes", b"wishes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "wishes", b"wishes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "messages", b"messages", "sampling", b"sampling", "wishes", b"wishes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "labels", b"labels", "messages", b"messages", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "wishes", b"wishes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,6 +343,7 @@ class Completion(_message.Message):
     REOPENED_FIELD_NUMBER: _builtins.int
     ADJUSTMENTS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    MALFORMED_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why the generation ended."""
     reasoning_end: _generation_pb2.ReasoningEnd.ValueType
@@ -353,6 +372,10 @@ class Completion(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Where it ran, in order: more than one worker when others were lost."""
 
+    @_builtins.property
+    def malformed_tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.MalformedToolCall]:
+        """What was no call of a tool though it was written as one."""
+
     def __init__(
         self,
         *,
@@ -365,10 +388,11 @@ class Completion(_message.Message):
         reopened: _builtins.bool = ...,
         adjustments: _builtins.int = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        malformed_tool_calls: _abc.Iterable[_generation_pb2.MalformedToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "attempts", b"attempts", "finish_reason", b"finish_reason", "latency", b"latency", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "attempts", b"attempts", "finish_reason", b"finish_reason", "latency", b"latency", "malformed_tool_calls", b"malformed_tool_calls", "objectives", b"objectives", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,43 +26,49 @@ from curfew.v1 import generation_pb2 as curfew_dot_v1_dot_generation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63urfew/v1/worker.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x03\n\x1cWorkerServiceGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.curfew.v1.Message\x12\x1d\n\x04mode\x18\x03 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63losing_text\x18\x08 \x01(\t\x12#\n\x06resume\x18\t \x03(\x0b\x32\x13.curfew.v1.TokenRun\x12\x0f\n\x07samples\x18\n \x01(\r\x12*\n\x06strike\x18\x0b \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrike\x12%\n\x18reserve_reasoning_tokens\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x05probe\x18\r \x01(\x0b\x32\x14.curfew.v1.ProbeRuleB\x1b\n\x19_reserve_reasoning_tokens\"z\n\tProbeRule\x12\x1e\n\x16\x66irst_reasoning_tokens\x18\x01 \x01(\r\x12\x1e\n\x16\x65very_reasoning_tokens\x18\x02 \x01(\r\x12\x16\n\x0estable_answers\x18\x03 \x01(\r\x12\x15\n\ranswer_tokens\x18\x04 \x01(\r\">\n\x08TokenRun\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x90\x02\n\x1dWorkerServiceGenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.curfew.v1.GenerationStartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\ncompletion\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.WorkerCompletionH\x00\x12#\n\x04load\x18\x04 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x0e\n\x06sample\x18\x05 \x01(\r\x12*\n\x06strike\x18\x06 \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrikeB\x07\n\x05\x65vent\"T\n\x0fReasoningStrike\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12\x18\n\x10reasoning_tokens\x18\x02 \x01(\r\"b\n\x11GenerationStarted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf7\x01\n\x10WorkerCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12\x10\n\x08reopened\x18\x05 \x01(\x08\x12\x0e\n\x06probes\x18\x06 \x01(\r\x12\x16\n\x0eskipped_probes\x18\x07 \x01(\r\"\x8e\x01\n\x13\x41\x64justBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x10reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12/\n\x0creason_until\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_reasoning_tokens\"O\n\x14\x41\x64justBudgetResponse\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x1d\n\x15used_reasoning_tokens\x18\x02 \x01(\r\"\x17\n\x15\x44\x65scribeWorkerRequest\"\xe5\x01\n\x16\x44\x65scribeWorkerResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.curfew.v1.WorkerLimits\x12%\n\x05speed\x18\x06 \x01(\x0b\x32\x16.curfew.v1.WorkerSpeed\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x17\n\x0f\x62ytes_per_token\x18\x08 \x01(\x01\"m\n\x0cWorkerLimits\x12\x1b\n\x13max_sequence_tokens\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\r\n\x05pages\x18\x03 \x01(\r\x12\x13\n\x0bpage_tokens\x18\x04 \x01(\r\x12\r\n\x05queue\x18\x05 \x01(\r\"S\n\x0bWorkerSpeed\x12&\n\x06\x64\x65\x63ode\x18\x01 \x03(\x0b\x32\x16.curfew.v1.DecodeSpeed\x12\x1c\n\x14prefill_tokens_per_s\x18\x02 \x01(\x01\"J\n\x0b\x44\x65\x63odeSpeed\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb5\x01\n\nWorkerLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\x03 \x01(\x04\x12\x12\n\nfree_slots\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01\x32\x98\x02\n\rWorkerService\x12_\n\x08Generate\x12\'.curfew.v1.WorkerServiceGenerateRequest\x1a(.curfew.v1.WorkerServiceGenerateResponse0\x01\x12O\n\x0c\x41\x64justBudget\x12\x1e.curfew.v1.AdjustBudgetRequest\x1a\x1f.curfew.v1.AdjustBudgetResponse\x12U\n\x0e\x44\x65scribeWorker\x12 .curfew.v1.DescribeWorkerRequest\x1a!.curfew.v1.DescribeWorkerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63urfew/v1/worker.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe3\x04\n\x1cWorkerServiceGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.curfew.v1.Message\x12\x1d\n\x04mode\x18\x03 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12\x10\n\x08priority\x18\x06 \x01(\r\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63losing_text\x18\x08 \x01(\t\x12#\n\x06resume\x18\t \x03(\x0b\x32\x13.curfew.v1.TokenRun\x12\x0f\n\x07samples\x18\n \x01(\r\x12*\n\x06strike\x18\x0b \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrike\x12%\n\x18reserve_reasoning_tokens\x18\x0c \x01(\rH\x00\x88\x01\x01\x12#\n\x05probe\x18\r \x01(\x0b\x32\x14.curfew.v1.ProbeRule\x12\x1e\n\x05tools\x18\x0e \x03(\x0b\x32\x0f.curfew.v1.Tool\x12*\n\x0btool_choice\x18\x0f \x01(\x0b\x32\x15.curfew.v1.ToolChoice\x12.\n\ranswer_format\x18\x10 \x01(\x0b\x32\x17.curfew.v1.AnswerFormatB\x1b\n\x19_reserve_reasoning_tokens\"z\n\tProbeRule\x12\x1e\n\x16\x66irst_reasoning_tokens\x18\x01 \x01(\r\x12\x1e\n\x16\x65very_reasoning_tokens\x18\x02 \x01(\r\x12\x16\n\x0estable_answers\x18\x03 \x01(\r\x12\x15\n\ranswer_tokens\x18\x04 \x01(\r\">\n\x08TokenRun\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\x90\x02\n\x1dWorkerServiceGenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.curfew.v1.GenerationStartedH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\ncompletion\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.WorkerCompletionH\x00\x12#\n\x04load\x18\x04 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x0e\n\x06sample\x18\x05 \x01(\r\x12*\n\x06strike\x18\x06 \x01(\x0b\x32\x1a.curfew.v1.ReasoningStrikeB\x07\n\x05\x65vent\"T\n\x0fReasoningStrike\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12\x18\n\x10reasoning_tokens\x18\x02 \x01(\r\"b\n\x11GenerationStarted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x02\n\x10WorkerCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12\x10\n\x08reopened\x18\x05 \x01(\x08\x12\x0e\n\x06probes\x18\x06 \x01(\r\x12\x16\n\x0eskipped_probes\x18\x07 \x01(\r\x12:\n\x14malformed_tool_calls\x18\x08 \x03(\x0b\x32\x1c.curfew.v1.MalformedToolCall\"\x8e\x01\n\x13\x41\x64justBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x10reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12/\n\x0creason_until\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\n\x11_reasoning_tokens\"O\n\x14\x41\x64justBudgetResponse\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x1d\n\x15used_reasoning_tokens\x18\x02 \x01(\r\"\x17\n\x15\x44\x65scribeWorkerRequest\"\xc4\x02\n\x16\x44\x65scribeWorkerResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x01(\x0b\x32\x17.curfew.v1.WorkerLimits\x12%\n\x05speed\x18\x06 \x01(\x0b\x32\x16.curfew.v1.WorkerSpeed\x12#\n\x04load\x18\x07 \x01(\x0b\x32\x15.curfew.v1.WorkerLoad\x12\x17\n\x0f\x62ytes_per_token\x18\x08 \x01(\x01\x12\x33\n\x0c\x63\x61pabilities\x18\t \x01(\x0b\x32\x1d.curfew.v1.WorkerCapabilities\x12(\n\x07licence\x18\n \x01(\x0b\x32\x17.curfew.v1.ModelLicence\"\xd3\x01\n\x12WorkerCapabilities\x12\x34\n\x10\x62udget_exactness\x18\x01 \x01(\x0e\x32\x1a.curfew.v1.BudgetExactness\x12\x1f\n\x17\x62udget_overshoot_tokens\x18\x02 \x01(\r\x12\x0e\n\x06resume\x18\x03 \x01(\x08\x12\x0e\n\x06\x61\x64just\x18\x04 \x01(\x08\x12\x11\n\ttoken_ids\x18\x05 \x01(\x08\x12\r\n\x05tools\x18\x06 \x01(\x08\x12\x15\n\ranswer_format\x18\x07 \x01(\x08\x12\r\n\x05probe\x18\x08 \x01(\x08\">\n\x0cModelLicence\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x13\n\x0b\x61ttribution\x18\x03 \x01(\t\"m\n\x0cWorkerLimits\x12\x1b\n\x13max_sequence_tokens\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\r\n\x05pages\x18\x03 \x01(\r\x12\x13\n\x0bpage_tokens\x18\x04 \x01(\r\x12\r\n\x05queue\x18\x05 \x01(\r\"S\n\x0bWorkerSpeed\x12&\n\x06\x64\x65\x63ode\x18\x01 \x03(\x0b\x32\x16.curfew.v1.DecodeSpeed\x12\x1c\n\x14prefill_tokens_per_s\x18\x02 \x01(\x01\"J\n\x0b\x44\x65\x63odeSpeed\x12\x12\n\nbatch_size\x18\x01 \x01(\r\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb5\x01\n\nWorkerLoad\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x1e\n\x16prefill_backlog_tokens\x18\x03 \x01(\x04\x12\x12\n\nfree_slots\x18\x04 \x01(\r\x12\x12\n\nfree_pages\x18\x05 \x01(\r\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctokens_per_s\x18\x07 \x01(\x01*\xaa\x01\n\x0f\x42udgetExactness\x12 \n\x1c\x42UDGET_EXACTNESS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42UDGET_EXACTNESS_EXACT\x10\x01\x12\x1b\n\x17\x42UDGET_EXACTNESS_NATIVE\x10\x02\x12!\n\x1d\x42UDGET_EXACTNESS_CONTINUATION\x10\x03\x12\x19\n\x15\x42UDGET_EXACTNESS_NONE\x10\x04\x32\x98\x02\n\rWorkerService\x12_\n\x08Generate\x12\'.curfew.v1.WorkerServiceGenerateRequest\x1a(.curfew.v1.WorkerServiceGenerateResponse0\x01\x12O\n\x0c\x41\x64justBudget\x12\x1e.curfew.v1.AdjustBudgetRequest\x1a\x1f.curfew.v1.AdjustBudgetResponse\x12U\n\x0e\x44\x65scribeWorker\x12 .curfew.v1.DescribeWorkerRequest\x1a!.curfew.v1.DescribeWorkerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_BUDGETEXACTNESS']._serialized_start=2983
+  _globals['_BUDGETEXACTNESS']._serialized_end=3153
   _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_start=98
-  _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_end=585
-  _globals['_PROBERULE']._serialized_start=587
-  _globals['_PROBERULE']._serialized_end=709
-  _globals['_TOKENRUN']._serialized_start=711
-  _globals['_TOKENRUN']._serialized_end=773
-  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_start=776
-  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=1048
-  _globals['_REASONINGSTRIKE']._serialized_start=1050
-  _globals['_REASONINGSTRIKE']._serialized_end=1134
-  _globals['_GENERATIONSTARTED']._serialized_start=1136
-  _globals['_GENERATIONSTARTED']._serialized_end=1234
-  _globals['_WORKERCOMPLETION']._serialized_start=1237
-  _globals['_WORKERCOMPLETION']._serialized_end=1484
-  _globals['_ADJUSTBUDGETREQUEST']._serialized_start=1487
-  _globals['_ADJUSTBUDGETREQUEST']._serialized_end=1629
-  _globals['_ADJUSTBUDGETRESPONSE']._serialized_start=1631
-  _globals['_ADJUSTBUDGETRESPONSE']._serialized_end=1710
-  _globals['_DESCRIBEWORKERREQUEST']._serialized_start=1712
-  _globals['_DESCRIBEWORKERREQUEST']._serialized_end=1735
-  _globals['_DESCRIBEWORKERRESPONSE']._serialized_start=1738
-  _globals['_DESCRIBEWORKERRESPONSE']._serialized_end=1967
-  _globals['_WORKERLIMITS']._serialized_start=1969
-  _globals['_WORKERLIMITS']._serialized_end=2078
-  _globals['_WORKERSPEED']._serialized_start=2080
-  _globals['_WORKERSPEED']._serialized_end=2163
-  _globals['_DECODESPEED']._serialized_start=2165
-  _globals['_DECODESPEED']._serialized_end=2239
-  _globals['_WORKERLOAD']._serialized_start=2242
-  _globals['_WORKERLOAD']._serialized_end=2423
-  _globals['_WORKERSERVICE']._serialized_start=2426
-  _globals['_WORKERSERVICE']._serialized_end=2706
+  _globals['_WORKERSERVICEGENERATEREQUEST']._serialized_end=709
+  _globals['_PROBERULE']._serialized_start=711
+  _globals['_PROBERULE']._serialized_end=833
+  _globals['_TOKENRUN']._serialized_start=835
+  _globals['_TOKENRUN']._serialized_end=897
+  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_start=900
+  _globals['_WORKERSERVICEGENERATERESPONSE']._serialized_end=1172
+  _globals['_REASONINGSTRIKE']._serialized_start=1174
+  _globals['_REASONINGSTRIKE']._serialized_end=1258
+  _globals['_GENERATIONSTARTED']._serialized_start=1260
+  _globals['_GENERATIONSTARTED']._serialized_end=1358
+  _globals['_WORKERCOMPLETION']._serialized_start=1361
+  _globals['_WORKERCOMPLETION']._serialized_end=1668
+  _globals['_ADJUSTBUDGETREQUEST']._serialized_start=1671
+  _globals['_ADJUSTBUDGETREQUEST']._serialized_end=1813
+  _globals['_ADJUSTBUDGETRESPONSE']._serialized_start=1815
+  _globals['_ADJUSTBUDGETRESPONSE']._serialized_end=1894
+  _globals['_DESCRIBEWORKERREQUEST']._serialized_start=1896
+  _globals['_DESCRIBEWORKERREQUEST']._serialized_end=1919
+  _globals['_DESCRIBEWORKERRESPONSE']._serialized_start=1922
+  _globals['_DESCRIBEWORKERRESPONSE']._serialized_end=2246
+  _globals['_WORKERCAPABILITIES']._serialized_start=2249
+  _globals['_WORKERCAPABILITIES']._serialized_end=2460
+  _globals['_MODELLICENCE']._serialized_start=2462
+  _globals['_MODELLICENCE']._serialized_end=2524
+  _globals['_WORKERLIMITS']._serialized_start=2526
+  _globals['_WORKERLIMITS']._serialized_end=2635
+  _globals['_WORKERSPEED']._serialized_start=2637
+  _globals['_WORKERSPEED']._serialized_end=2720
+  _globals['_DECODESPEED']._serialized_start=2722
+  _globals['_DECODESPEED']._serialized_end=2796
+  _globals['_WORKERLOAD']._serialized_start=2799
+  _globals['_WORKERLOAD']._serialized_end=2980
+  _globals['_WORKERSERVICE']._serialized_start=3156
+  _globals['_WORKERSERVICE']._serialized_end=3436
 # @@protoc_insertion_point(module_scope)

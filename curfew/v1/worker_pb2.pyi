@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BudgetExactness:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetExactnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetExactness.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_EXACTNESS_UNSPECIFIED: _BudgetExactness.ValueType  # 0
+    """Not set: by a worker older than this field; as EXACT."""
+    BUDGET_EXACTNESS_EXACT: _BudgetExactness.ValueType  # 1
+    """To the token, in the decode loop."""
+    BUDGET_EXACTNESS_NATIVE: _BudgetExactness.ValueType  # 2
+    """By the thinking budget of the server behind it."""
+    BUDGET_EXACTNESS_CONTINUATION: _BudgetExactness.ValueType  # 3
+    """By ending the stream at the budget and continuing in a second request."""
+    BUDGET_EXACTNESS_NONE: _BudgetExactness.ValueType  # 4
+    """Not at all: only the total is limited."""
+
+class BudgetExactness(_BudgetExactness, metaclass=_BudgetExactnessEnumTypeWrapper):
+    """How exactly a worker ends reasoning at its budget."""
+
+BUDGET_EXACTNESS_UNSPECIFIED: BudgetExactness.ValueType  # 0
+"""Not set: by a worker older than this field; as EXACT."""
+BUDGET_EXACTNESS_EXACT: BudgetExactness.ValueType  # 1
+"""To the token, in the decode loop."""
+BUDGET_EXACTNESS_NATIVE: BudgetExactness.ValueType  # 2
+"""By the thinking budget of the server behind it."""
+BUDGET_EXACTNESS_CONTINUATION: BudgetExactness.ValueType  # 3
+"""By ending the stream at the budget and continuing in a second request."""
+BUDGET_EXACTNESS_NONE: BudgetExactness.ValueType  # 4
+"""Not at all: only the total is limited."""
+Global___BudgetExactness: _TypeAlias = BudgetExactness  # noqa: Y015
 
 @_typing.final
 class WorkerServiceGenerateRequest(_message.Message):
@@ -39,6 +72,9 @@ class WorkerServiceGenerateRequest(_message.Message):
     STRIKE_FIELD_NUMBER: _builtins.int
     RESERVE_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among this worker's running requests. At most 128 characters."""
     mode: _generation_pb2.Mode.ValueType
@@ -89,6 +125,18 @@ class WorkerServiceGenerateRequest(_message.Message):
         Default: off.
         """
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Tool]:
+        """Functions that the model may call. At most 64."""
+
+    @_builtins.property
+    def tool_choice(self) -> _generation_pb2.ToolChoice:
+        """Whether it calls them. Only with tools."""
+
+    @_builtins.property
+    def answer_format(self) -> _generation_pb2.AnswerFormat:
+        """What form the answer must have. Default: free. Not together with a tool choice of REQUIRED."""
+
     def __init__(
         self,
         *,
@@ -105,10 +153,13 @@ class WorkerServiceGenerateRequest(_message.Message):
         strike: Global___ReasoningStrike | None = ...,
         reserve_reasoning_tokens: _builtins.int | None = ...,
         probe: Global___ProbeRule | None = ...,
+        tools: _abc.Iterable[_generation_pb2.Tool] | None = ...,
+        tool_choice: _generation_pb2.ToolChoice | None = ...,
+        answer_format: _generation_pb2.AnswerFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "budget", b"budget", "deadline", b"deadline", "probe", b"probe", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "answer_format", b"answer_format", "budget", b"budget", "deadline", b"deadline", "probe", b"probe", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "sampling", b"sampling", "strike", b"strike", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "probe", b"probe", "request_id", b"request_id", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "resume", b"resume", "samples", b"samples", "sampling", b"sampling", "strike", b"strike"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens", "answer_format", b"answer_format", "budget", b"budget", "closing_text", b"closing_text", "deadline", b"deadline", "messages", b"messages", "mode", b"mode", "priority", b"priority", "probe", b"probe", "request_id", b"request_id", "reserve_reasoning_tokens", b"reserve_reasoning_tokens", "resume", b"resume", "samples", b"samples", "sampling", b"sampling", "strike", b"strike", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reserve_reasoning_tokens: _TypeAlias = _typing.Literal["reserve_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__reserve_reasoning_tokens: _TypeAlias = _typing.Literal["_reserve_reasoning_tokens", b"_reserve_reasoning_tokens"]  # noqa: Y015
@@ -310,6 +361,7 @@ class WorkerCompletion(_message.Message):
     REOPENED_FIELD_NUMBER: _builtins.int
     PROBES_FIELD_NUMBER: _builtins.int
     SKIPPED_PROBES_FIELD_NUMBER: _builtins.int
+    MALFORMED_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     finish_reason: _generation_pb2.FinishReason.ValueType
     """Why the generation ended."""
     reasoning_end: _generation_pb2.ReasoningEnd.ValueType
@@ -328,6 +380,10 @@ class WorkerCompletion(_message.Message):
     def timings(self) -> _generation_pb2.Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def malformed_tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.MalformedToolCall]:
+        """What was no call of a tool though it was written as one."""
+
     def __init__(
         self,
         *,
@@ -338,10 +394,11 @@ class WorkerCompletion(_message.Message):
         reopened: _builtins.bool = ...,
         probes: _builtins.int = ...,
         skipped_probes: _builtins.int = ...,
+        malformed_tool_calls: _abc.Iterable[_generation_pb2.MalformedToolCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "probes", b"probes", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "skipped_probes", b"skipped_probes", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "malformed_tool_calls", b"malformed_tool_calls", "probes", b"probes", "reasoning_end", b"reasoning_end", "reopened", b"reopened", "skipped_probes", b"skipped_probes", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +495,8 @@ class DescribeWorkerResponse(_message.Message):
     SPEED_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -460,6 +519,14 @@ class DescribeWorkerResponse(_message.Message):
     def load(self) -> Global___WorkerLoad:
         """Now."""
 
+    @_builtins.property
+    def capabilities(self) -> Global___WorkerCapabilities:
+        """What it can do beyond plain generation."""
+
+    @_builtins.property
+    def licence(self) -> Global___ModelLicence:
+        """Under what terms the model's output and weights may be used and passed on."""
+
     def __init__(
         self,
         *,
@@ -471,14 +538,96 @@ class DescribeWorkerResponse(_message.Message):
         speed: Global___WorkerSpeed | None = ...,
         load: Global___WorkerLoad | None = ...,
         bytes_per_token: _builtins.float = ...,
+        capabilities: Global___WorkerCapabilities | None = ...,
+        licence: Global___ModelLicence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "speed", b"speed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "licence", b"licence", "limits", b"limits", "load", b"load", "speed", b"speed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_token", b"bytes_per_token", "device", b"device", "dtype", b"dtype", "limits", b"limits", "load", b"load", "model", b"model", "speed", b"speed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_token", b"bytes_per_token", "capabilities", b"capabilities", "device", b"device", "dtype", b"dtype", "licence", b"licence", "limits", b"limits", "load", b"load", "model", b"model", "speed", b"speed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeWorkerResponse: _TypeAlias = DescribeWorkerResponse  # noqa: Y015
+
+@_typing.final
+class WorkerCapabilities(_message.Message):
+    """What a worker can do. Its own engine can do all; a worker in front of another server what that server lets it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_EXACTNESS_FIELD_NUMBER: _builtins.int
+    BUDGET_OVERSHOOT_TOKENS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    ADJUST_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    budget_exactness: Global___BudgetExactness.ValueType
+    """How exactly reasoning is ended at its budget."""
+    budget_overshoot_tokens: _builtins.int
+    """Tokens by which reasoning may exceed budget + grace. 0 with EXACT."""
+    resume: _builtins.bool
+    """It takes `resume`: a request that was begun elsewhere goes on after the last token."""
+    adjust: _builtins.bool
+    """AdjustBudget has an effect."""
+    token_ids: _builtins.bool
+    """Deltas have token ids, one for each token. Without, counts come with the completion alone."""
+    tools: _builtins.bool
+    """It takes `tools`."""
+    answer_format: _builtins.bool
+    """It takes `answer_format`."""
+    probe: _builtins.bool
+    """It takes `probe`."""
+    def __init__(
+        self,
+        *,
+        budget_exactness: Global___BudgetExactness.ValueType = ...,
+        budget_overshoot_tokens: _builtins.int = ...,
+        resume: _builtins.bool = ...,
+        adjust: _builtins.bool = ...,
+        token_ids: _builtins.bool = ...,
+        tools: _builtins.bool = ...,
+        answer_format: _builtins.bool = ...,
+        probe: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjust", b"adjust", "answer_format", b"answer_format", "budget_exactness", b"budget_exactness", "budget_overshoot_tokens", b"budget_overshoot_tokens", "probe", b"probe", "resume", b"resume", "token_ids", b"token_ids", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerCapabilities: _TypeAlias = WorkerCapabilities  # noqa: Y015
+
+@_typing.final
+class ModelLicence(_message.Message):
+    """Terms of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as "NVIDIA Open Model License". Empty when the model's directory does not tell."""
+    url: _builtins.str
+    """Where its text is."""
+    attribution: _builtins.str
+    """The attribution that must go along with copies of the model or of works derived from it. Empty when none is asked for."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        attribution: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "name", b"name", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLicence: _TypeAlias = ModelLicence  # noqa: Y015
 
 @_typing.final
 class WorkerLimits(_message.Message):
