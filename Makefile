@@ -52,7 +52,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(SETUP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[worker,controller,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[worker,controller,telemetry,mcp,dev]'
 	@touch $@
 
 $(PROTO_SETUP): tools/protos-requirements.txt
