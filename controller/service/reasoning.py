@@ -1,36 +1,13 @@
-"""ReasoningService: the door for callers."""
+"""ReasoningService: callers' door over gRPC."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator
 
-import grpc
-
-from controller import wire
-from controller.admission.identity import identify
-from controller.admission.limits import admit
-from controller.admission.validation import outcome_violations, violations
-from controller.desk import Desk
-from controller.desk.desk import NoWorkerError
-from controller.desk.flight import Flight
-from controller.fleet import Fleet, Roster, Worker
-from controller.planning.decision import Ask, Decision, Refusal
-from controller.planning.outcomes import ConflictError, Outcomes
-from controller.policy import LivePolicy, TenantPolicy
-from controller.service.asking import ask_of, no_worker, refused
-from controller.service.generation import Generation
-from controller.service.journal import Journal
-from controller.service.outbox import Outbox
-from controller.service.reception import Reception, RefusedError
-from controller.state.shared import Permit, SharedState
+from controller.admission.identity import Caller
+from controller.service.requests import Requests
 from curfew.rpc.calls import Context
-from curfew.rpc.errors import RpcError, invalid, reason
-from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc, worker_pb2
-
-log = logging.getLogger(__name__)
+from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc
 
 GenerateContext = Context[reasoning_pb2.GenerateRequest, reasoning_pb2.GenerateResponse]
 PlanContext = Context[reasoning_pb2.PlanRequest, reasoning_pb2.PlanResponse]
@@ -38,217 +15,32 @@ ReportContext = Context[reasoning_pb2.ReportOutcomeRequest, reasoning_pb2.Report
 
 
 class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
-    """Identifies, checks, has the desk decide, and relays."""
+    """Hands calls to `Requests`."""
 
-    def __init__(
-        self,
-        policy: LivePolicy,
-        desk: Desk,
-        reception: Reception,
-        roster: Roster,
-        fleet: Fleet,
-        outcomes: Outcomes,
-        journal: Journal,
-        shared: SharedState,
-        clock: Callable[[], float],
-        new_id: Callable[[], str],
-    ) -> None:
-        """clock: seconds from any beginning. new_id: an id that no other request has."""
-        self._policy = policy
-        self._desk = desk
-        self._reception = reception
-        self._roster = roster
-        self._fleet = fleet
-        self._outcomes = outcomes
-        self._journal = journal
-        self._shared = shared
-        self._clock = clock
-        self._new_id = new_id
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
 
-    async def Generate(
+    def Generate(
         self, request: reasoning_pb2.GenerateRequest, context: GenerateContext
     ) -> AsyncGenerator[reasoning_pb2.GenerateResponse, None]:
         """Plans and runs one request."""
-        receipt_s = self._clock()
-        request_id = self._new_id()
-        policy = self._admit(request, context)
-        with (
-            _reported(request_id, policy.name),
-            self._journal.entry(policy, request.labels, receipt_s) as entry,
-            contextlib.ExitStack() as at_end,
-        ):
-            ask = entry.ask = self._ask(request, policy, context)
-            permit = await self._permit(policy, ask)
-            at_end.callback(lambda: permit.end(0 if entry.run is None else entry.run.used_tokens))
-            flight = await self._reception.place(ask, policy, receipt_s)
-            entry.decided(flight)
-            outbox = Outbox()
-            generation = Generation(
-                request_id, flight, self._fleet, self._reception, self._roster, self._outcomes, self._clock
-            )
-            entry.run = generation
-            relay = asyncio.create_task(
-                generation.relay(
-                    lambda: _worker_request(request_id, request, flight, self._clock() - receipt_s),
-                    context.time_remaining,
-                    outbox,
-                )
-            )
-            try:
-                yield reasoning_pb2.GenerateResponse(
-                    plan=_plan_message(request_id, ask, policy, flight.decision, flight.placement.worker)
-                )
-                while (event := await outbox.take()) is not None:
-                    yield event
-            finally:
-                # However this ends, the worker's slot must be free again.
-                relay.cancel()
-                flight.leave()
+        return self._requests.generate(request, _caller(context))
 
     async def Plan(
         self, request: reasoning_pb2.PlanRequest, context: PlanContext
     ) -> reasoning_pb2.PlanResponse:
         """Makes the plan that Generate would make now."""
-        request_id = self._new_id()
-        policy = self._admit(request.request, context)
-        with _reported(request_id, policy.name):
-            ask = self._ask(request.request, policy, context)
-            worker, decision = self._desk.look(ask, policy, self._clock())
-            if isinstance(decision, Refusal):
-                raise RefusedError(decision)
-            return reasoning_pb2.PlanResponse(plan=_plan_message(request_id, ask, policy, decision, worker))
+        return reasoning_pb2.PlanResponse(plan=await self._requests.plan(request.request, _caller(context)))
 
     async def ReportOutcome(
         self, request: reasoning_pb2.ReportOutcomeRequest, context: ReportContext
     ) -> reasoning_pb2.ReportOutcomeResponse:
         """Learns how good an answer of the tenant's was. The same report again changes nothing."""
-        tenant = identify(self._policy.current, context.invocation_metadata() or ())
-        wrong = outcome_violations(request)
-        if wrong:
-            raise invalid(wrong)
-        now_s = self._clock()
-        try:
-            trial = self._outcomes.report(tenant.name, request.request_id, request.score, now_s)
-        except LookupError:
-            raise RpcError(
-                grpc.StatusCode.NOT_FOUND,
-                "no request of this id was answered for this tenant of late",
-                reason("REQUEST_NOT_FOUND", request_id=request.request_id),
-            ) from None
-        except ConflictError as error:
-            raise RpcError(
-                grpc.StatusCode.ALREADY_EXISTS,
-                str(error),
-                reason("OUTCOME_ALREADY_REPORTED", request_id=request.request_id),
-            ) from None
-        if trial is not None:
-            self._desk.tenants[tenant.name].quality.learn(trial, request.score, now_s)
+        await self._requests.report_outcome(request, _caller(context))
         return reasoning_pb2.ReportOutcomeResponse()
 
-    def _admit(
-        self, request: reasoning_pb2.GenerateRequest, context: GenerateContext | PlanContext
-    ) -> TenantPolicy:
-        """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
-        what the tenant has in general.
-        """
-        tenant = identify(self._policy.current, context.invocation_metadata() or ())
-        wrong = violations(request)
-        if wrong:
-            raise invalid(wrong)
-        return tenant.for_labels(request.labels)
 
-    async def _permit(self, policy: TenantPolicy, ask: Ask) -> Permit:
-        """Counts the request against its tenant's limits. Raises RpcError when one is reached."""
-        try:
-            return await admit(self._shared, policy, ask.prompt_tokens)
-        except RpcError:
-            self._desk.tenants[policy.name].standing.note_failed()
-            raise
-
-    def _ask(
-        self,
-        request: reasoning_pb2.GenerateRequest,
-        policy: TenantPolicy,
-        context: GenerateContext | PlanContext,
-    ) -> Ask:
-        worker = self._roster.best()
-        if worker is None:
-            raise NoWorkerError
-        lengths = self._desk.tenants[policy.name].lengths
-        return ask_of(request, lengths, worker.limits.bytes_per_token, context.time_remaining())
-
-
-def _plan_message(
-    request_id: str, ask: Ask, policy: TenantPolicy, decision: Decision, worker: Worker
-) -> reasoning_pb2.Plan:
-    message = reasoning_pb2.Plan(
-        request_id=request_id,
-        policy_version=policy.version,
-        tenant=policy.name,
-        rule=policy.rule,
-        mode=wire.MODE[decision.mode],
-        budget=wire.budget(decision, elapsed_s=0.0),
-        target_share=decision.share,
-        predicted_latency=wire.duration(decision.predicted_s),
-        promised_probability=decision.promised_probability,
-        why=decision.why,
-        estimated_prompt_tokens=ask.prompt_tokens,
-        worker=worker.address,
-    )
-    if decision.deadline_s is not None:
-        message.deadline.CopyFrom(wire.duration(decision.deadline_s))
-    return message
-
-
-@contextlib.contextmanager
-def _reported(request_id: str, tenant: str) -> Iterator[None]:
-    """Tells the caller why it is refused. Logs what nobody foresaw, and names the request to the caller, who
-    learns nothing else of it.
-    """
-    try:
-        yield
-    except RpcError:
-        raise
-    except RefusedError as error:
-        raise refused(tenant, error.refusal) from None
-    except NoWorkerError:
-        raise no_worker() from None
-    except Exception:
-        log.exception("request %s failed", request_id)
-        raise RpcError(
-            grpc.StatusCode.INTERNAL,
-            f"internal error; the log tells more about request {request_id}",
-            reason("INTERNAL", request_id=request_id),
-        ) from None
-
-
-def _worker_request(
-    request_id: str, request: reasoning_pb2.GenerateRequest, flight: Flight, elapsed_s: float
-) -> worker_pb2.WorkerServiceGenerateRequest:
-    placement, decision = flight.placement, flight.decision
-    message = worker_pb2.WorkerServiceGenerateRequest(
-        request_id=request_id,
-        messages=request.messages,
-        mode=wire.MODE[decision.mode],
-        budget=wire.budget(decision, elapsed_s),
-        sampling=request.sampling,
-        priority=placement.policy.priority,
-    )
-    message.budget.reasoning_tokens = flight.budget_tokens
-    if flight.reason_until_s is not None:
-        message.budget.reason_until.CopyFrom(wire.duration(max(0.0, flight.reason_until_s - elapsed_s)))
-    if decision.reserve_tokens > flight.budget_tokens:
-        message.reserve_reasoning_tokens = decision.reserve_tokens
-    probe = placement.policy.probe
-    if probe is not None and decision.budget_tokens:
-        message.probe.CopyFrom(
-            worker_pb2.ProbeRule(
-                first_reasoning_tokens=probe.first_tokens,
-                every_reasoning_tokens=probe.every_tokens,
-                stable_answers=probe.stable_answers,
-                answer_tokens=probe.answer_tokens,
-            )
-        )
-    if decision.deadline_s is not None:
-        message.deadline.CopyFrom(wire.duration(max(0.0, decision.deadline_s - elapsed_s)))
-    return message
+def _caller(context: GenerateContext | PlanContext | ReportContext) -> Caller:
+    metadata = context.invocation_metadata() or ()
+    authorization = tuple(str(value) for name, value in metadata if name == "authorization")
+    return Caller(authorization, context.time_remaining)

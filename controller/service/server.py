@@ -20,6 +20,7 @@ from controller.service.journal import Journal
 from controller.service.reasoning import ReasoningServicer
 from controller.service.reception import Reception
 from controller.service.recording import Recorder
+from controller.service.requests import Requests
 from controller.service.shadow import ShadowPolicy
 from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
@@ -88,12 +89,14 @@ class Controller:
         self._recorder = recorder
         self._store_optional = store_optional
         journal = Journal(clock, self.shadow, recorder, recorded_labels)
-        self._reasoning = ReasoningServicer(
+        requests = Requests(
             policy, desk, reception, roster, self._fleet, Outcomes(), journal, self.shared, clock, new_id
         )
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
         self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
-        reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(self._reasoning, self._callers.grpc)
+        reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(
+            ReasoningServicer(requests), self._callers.grpc
+        )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(policy, desk, roster, self._fleet, journal, self.shared, clock),
             self._operators.grpc,

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from controller.admission.identity import identify
+from controller.admission.identity import bearer, identify
 from controller.policy import parse_policy
 from curfew.rpc.errors import RpcError
 
@@ -15,26 +15,30 @@ POLICY = parse_policy(
 
 
 @pytest.mark.parametrize("value", ["Bearer s3cret", "bearer s3cret"])
-def test_a_key_names_its_tenant(value: str) -> None:
-    metadata = [("user-agent", "x"), ("authorization", value)]
-    assert identify(POLICY, metadata) is POLICY.tenants["support"]
+async def test_a_key_names_its_tenant(value: str) -> None:
+    assert await identify(POLICY, bearer((value,))) is POLICY.tenants["support"]
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("authorization", "message"),
     [
-        ([], "no API key: send metadata authorization: Bearer KEY"),
-        ([("authorization", "Bearer s3cret")] * 2, "authorization came 2 times; send it once"),
-        ([("authorization", "s3cret")], "authorization is not of the form Bearer KEY"),
-        ([("authorization", "Bearer ")], "authorization is not of the form Bearer KEY"),
-        ([("authorization", "Basic s3cret")], "authorization is not of the form Bearer KEY"),
-        ([("authorization", "Bearer s3cre")], "the API key is not known"),
-        ([("authorization", "Bearer S3CRET")], "the API key is not known"),
-        ([("authorization", b"Bearer s3cret")], "authorization is not of the form Bearer KEY"),
+        ((), "no API key: send authorization: Bearer KEY"),
+        (("Bearer s3cret",) * 2, "authorization came 2 times; send it once"),
+        (("s3cret",), "authorization is not of the form Bearer KEY"),
+        (("Bearer ",), "authorization is not of the form Bearer KEY"),
+        (("Basic s3cret",), "authorization is not of the form Bearer KEY"),
     ],
 )
-def test_nobody_else_is_let_in(metadata: list[tuple[str, str | bytes]], message: str) -> None:
+def test_a_credential_comes_once_and_as_bearer(authorization: tuple[str, ...], message: str) -> None:
     with pytest.raises(RpcError) as caught:
-        identify(POLICY, metadata)
+        bearer(authorization)
     assert caught.value.code is grpc.StatusCode.UNAUTHENTICATED
     assert caught.value.message == message
+
+
+@pytest.mark.parametrize("key", ["s3cre", "S3CRET", "b's3cret'"])
+async def test_nobody_else_is_let_in(key: str) -> None:
+    with pytest.raises(RpcError) as caught:
+        await identify(POLICY, key)
+    assert caught.value.code is grpc.StatusCode.UNAUTHENTICATED
+    assert caught.value.message == "the API key is not known"
