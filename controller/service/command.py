@@ -14,7 +14,7 @@ from pathlib import Path
 
 from controller.policy import LivePolicy, PolicyError, load_policy
 from controller.service.collector import calm_collector
-from controller.service.recording import Recorder
+from controller.service.recording import Recorder, RecordingFormat
 from controller.service.reload import log_doubts, watch
 from controller.service.server import Addresses, Controller
 from controller.state.connect import open_store
@@ -49,9 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         return _cannot_start(str(error))
     log_doubts(options.policy, policy.current)
     try:
-        recorder = Recorder(options.record, time.monotonic, time.time) if options.record else None
+        recorder = _recorder(options)
     except OSError as error:
         return _cannot_start(f"nothing can be recorded to {options.record}: {error.strerror}")
+    except ImportError as error:
+        return _cannot_start(f"--record-format: {error}")
     calm_collector()
     return asyncio.run(_serve(policy, recorder, options))
 
@@ -92,6 +94,13 @@ async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argpars
     return 0
 
 
+def _recorder(options: argparse.Namespace) -> Recorder | None:
+    if options.record is None:
+        return None
+    form = RecordingFormat(options.record_format)
+    return Recorder(options.record, time.monotonic, time.time, form=form)
+
+
 def _cannot_start(why: str) -> int:
     sys.stderr.write(f"curfew controller: {why}\n")
     return EXIT_CANNOT_START
@@ -117,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="record requests there without their content, as `curfew policy simulate` reads them (nowhere)",
+    )
+    parser.add_argument(
+        "--record-format",
+        choices=[form.value for form in RecordingFormat],
+        default=RecordingFormat.CSV.value,
+        help="of complete files; parquet needs pyarrow (%(default)s)",
     )
     parser.add_argument(
         "--record-label",

@@ -1,4 +1,4 @@
-"""Records traffic without content, in the form that `curfew policy simulate` reads.
+"""Records traffic without content, in the forms that `curfew policy simulate` reads.
 
 One row a request, when it is over: `controller.simulation.trace.COLUMNS`, and beside them what was decided
 (`PLAN_COLUMNS`), which that reader leaves alone. Times count from the recording's start, through all of its
@@ -16,8 +16,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 
+from controller.simulation import parquet
 from controller.simulation.trace import COLUMNS, Arrival
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,13 @@ RETRY_S = 10.0
 """When writing is tried again after it failed."""
 UNFINISHED = ".part"
 """At the end of a file's name until it is complete."""
+
+
+class RecordingFormat(Enum):
+    """In what form complete files are left. What is being written is CSV: that holds whole lines always."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +79,9 @@ class RecordingState:
 class Recorder:
     """Takes rows without ever waiting and writes them in a thread of its own.
 
-    Files are named by the time of their start and complete once their names end with `.csv`; until then with
-    `.csv.part`. A new one is begun when one is large or old. When the disk is full, requests go unrecorded,
-    which is logged once, and writing is tried again from time to time.
+    Files are named by the time of their start and complete once their names end with `.csv`, or `.parquet`;
+    until then with `.csv.part`. A new one is begun when one is large or old. When the disk is full, requests
+    go unrecorded, which is logged once, and writing is tried again from time to time.
     """
 
     def __init__(
@@ -81,16 +90,20 @@ class Recorder:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         *,
+        form: RecordingFormat = RecordingFormat.CSV,
         buffered_rows: int = BUFFERED_ROWS,
         max_file_bytes: int = MAX_FILE_BYTES,
         max_file_age_s: float = MAX_FILE_AGE_S,
         retry_s: float = RETRY_S,
     ) -> None:
         """clock: that of `Row.receipt_s`. wall_clock: seconds since 1970. Raises OSError when no file can be
-        created in the directory.
+        created in the directory, ImportError without the library for the form.
         """
+        if form is RecordingFormat.PARQUET:
+            parquet.library()
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._form = form
         self._clock = clock
         self._wall_clock = wall_clock
         self._began_s = clock()
@@ -192,9 +205,23 @@ class Recorder:
     def _finish(self, file: _File) -> None:
         self._file = None
         try:
-            file.finish()
+            complete = file.finish()
         except OSError as error:
             log.error("%s is not complete: %s", file.path, error.strerror)
+            return
+        if complete is not None and self._form is RecordingFormat.PARQUET:
+            self._convert(complete)
+
+    def _convert(self, complete: Path) -> None:
+        target = complete.with_suffix(parquet.SUFFIX)
+        unfinished = target.with_name(target.name + UNFINISHED)
+        try:
+            parquet.from_csv(complete, unfinished)
+            unfinished.rename(target)
+            complete.unlink()
+        except Exception as error:  # it stays as it is, and this thread goes on
+            log.error("%s does not become Parquet: %r", complete, error)
+            unfinished.unlink(missing_ok=True)
 
     def _open(self) -> _File:
         name = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("requests-%Y%m%dT%H%M%S.%fZ.csv")
@@ -248,14 +275,14 @@ class _File:
         """Whether the next row belongs into another; one without any never is."""
         return self._bytes > 0 and (self._bytes >= self._max_bytes or now_s >= self._until_s)
 
-    def finish(self) -> None:
-        """Completes it under its final name; removes it when it is empty."""
+    def finish(self) -> Path | None:
+        """Completes it under its final name, which is returned; removes it when it is empty."""
         with self._raw:
             if self._bytes == 0:
                 self.path.unlink()
-                return
+                return None
             os.fsync(self._raw.fileno())
-        self.path.rename(self.path.with_name(self.path.name.removesuffix(UNFINISHED)))
+        return self.path.rename(self.path.with_name(self.path.name.removesuffix(UNFINISHED)))
 
 
 def _csv_line(cells: list[str]) -> str:

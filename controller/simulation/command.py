@@ -216,7 +216,7 @@ def add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add = command.add_argument
     add("file", type=Path, metavar="FILE", help="the policy file")
-    add("--trace", type=Path, required=True, metavar="CSV", help="the traffic; see docs/simulate.md")
+    add("--trace", type=Path, required=True, metavar="TRACE", help="the traffic; see docs/simulate.md")
     add("--against", type=Path, metavar="OTHER", help="another policy file to compare with")
     add(
         "--speed",

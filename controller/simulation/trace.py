@@ -1,7 +1,8 @@
-"""Traffic without content: who asked when, how long it was, what came of it. Read from CSV, written as CSV.
+"""Traffic without content: who asked when, how long it was, what came of it. Read from CSV or Parquet.
 
 The five columns of `Arrival` without a default must be there; the others may be missing or empty. A file that
-ends with `.gz` is compressed. Rows may come in any order: a controller records a request when it is over.
+ends with `.gz` is compressed CSV, one that ends with `.parquet` is Parquet. Rows may come in any
+order: a controller records a request when it is over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from controller.planning.decision import Mode
+from controller.simulation import parquet
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -165,6 +167,8 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """Reads a file. Raises TraceError for the first thing that is wrong with it."""
+    if path.suffix == parquet.SUFFIX:
+        return _read_parquet(path)
     try:
         with path.open("rb") as file:
             raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
@@ -181,13 +185,24 @@ def parse_trace(lines: Iterable[str], name: str) -> tuple[Arrival, ...]:
     """Reads lines, the header first; `name` is that of the file in messages. Raises TraceError."""
     rows = csv.reader(lines, strict=True)
     try:
-        header = next(rows, [])
-        columns = _columns(header, name)
-        arrivals = [
-            _arrival(cells, columns, len(header), f"{name}:{rows.line_num}") for cells in rows if cells
-        ]
+        return _arrivals(((rows.line_num, cells) for cells in rows if cells), name)
     except csv.Error as error:
         raise TraceError(f"{name}:{rows.line_num}: {error}") from None
+
+
+def _read_parquet(path: Path) -> Trace:
+    try:
+        return Trace(path.name, _arrivals(enumerate(parquet.read_rows(path), start=1), str(path)))
+    except (OSError, ValueError, ImportError) as error:
+        raise TraceError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}") from None
+
+
+def _arrivals(rows: Iterable[tuple[int, list[str]]], name: str) -> tuple[Arrival, ...]:
+    """From numbered rows, of which the first is the header."""
+    numbered = iter(rows)
+    _, header = next(numbered, (1, []))
+    columns = _columns(header, name)
+    arrivals = [_arrival(cells, columns, len(header), f"{name}:{number}") for number, cells in numbered]
     if not arrivals:
         raise TraceError(f"{name}: there is no request in it")
     arrivals.sort(key=lambda arrival: arrival.arrival_s)

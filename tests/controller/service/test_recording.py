@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from controller.planning.decision import Mode
-from controller.service.recording import Recorder, Row
+from controller.service.recording import Recorder, RecordingFormat, Row
+from controller.simulation import parquet
 from controller.simulation.trace import Arrival, Outcome, ReasoningEnd, read_trace
 
 RECEIVED_S = 1000.0
@@ -90,6 +91,30 @@ def test_a_file_is_named_by_its_start_and_complete_once_it_ends_with_csv(tmp_pat
         assert running.state.file == unfinished
     assert [file.name for file in files(tmp_path)] == ["requests-20270115T080000.250000Z.csv"]
     assert (running.state.written, running.state.lost, running.state.failure) == (1, 0, "")
+
+
+def test_complete_files_can_be_left_as_parquet(tmp_path: Path) -> None:
+    running = Recorder(tmp_path, Clock(), lambda: WALL_S, form=RecordingFormat.PARQUET)
+    running.note(row(2))
+    running.close()
+    (file,) = files(tmp_path)
+    assert file.name == "requests-20270115T080000.250000Z.parquet"
+    (arrival,) = read_trace(file).arrivals
+    assert arrival.arrival_s == 2.0
+
+
+def test_what_does_not_become_parquet_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(parquet, "from_csv", fail)
+    running = Recorder(tmp_path, Clock(), lambda: WALL_S, form=RecordingFormat.PARQUET)
+    running.note(row())
+    running.close()
+    assert [file.suffix for file in files(tmp_path)] == [".csv"]
+    assert "does not become Parquet: OSError('no room')" in caplog.text
 
 
 def test_a_recording_of_nothing_leaves_nothing(tmp_path: Path) -> None:
