@@ -177,7 +177,7 @@ class Generation:
         return error
 
     def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:
-        tokens = len(delta.token_ids)
+        tokens = delta.token_count or len(delta.token_ids)
         if delta.phase == generation_pb2.PHASE_REASONING:
             self.reasoning_tokens += tokens
             adjustment = self._flight.reason(self._delivered_tokens + tokens, self._clock())

@@ -24,6 +24,7 @@ class _Run:
     def append(self, delta: generation_pb2.Delta) -> None:
         self._later_texts.append(delta.text)
         self.delta.token_ids.extend(delta.token_ids)
+        self.delta.token_count += delta.token_count
         if delta.logprobs:
             self.delta.logprobs.extend(delta.logprobs)
 

@@ -31,7 +31,7 @@ class Countdown:
                 self._reason_until_s = event.budget.reason_until_s
                 self._thinks = event.mode is Mode.THINK
             case Delta(phase=Phase.REASONING):
-                self._reasoning_tokens += len(event.token_ids)
+                self._reasoning_tokens += event.raw.token_count or len(event.token_ids)
             case Delta():
                 self._thinks = False
             case Adjustment():

@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63urfew/v1/generation.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"x\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\ntool_calls\x18\x03 \x03(\x0b\x32\x13.curfew.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xa3\x01\n\nToolChoice\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.curfew.v1.ToolChoice.Kind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06single\x18\x03 \x01(\x08\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_AUTO\x10\x01\x12\r\n\tKIND_NONE\x10\x02\x12\x11\n\rKIND_REQUIRED\x10\x03\"#\n\x0c\x41nswerFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\"\xa2\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x19\n\x0ctop_logprobs\x18\x08 \x01(\rH\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobs\"\x80\x01\n\x06\x42udget\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x14\n\x0cgrace_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12/\n\x0creason_until\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa3\x01\n\x05\x44\x65lta\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.curfew.v1.TokenLogprobs\x12,\n\ntool_calls\x18\x05 \x03(\x0b\x32\x18.curfew.v1.ToolCallDelta\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"=\n\x11MalformedToolCall\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"E\n\rTokenLogprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.curfew.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xb6\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rforced_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\r\x12\x14\n\x0cprobe_tokens\x18\x07 \x01(\r\"\x9f\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x66irst_answer_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x06 \x01(\r\x12\x17\n\x0fmean_batch_size\x18\x07 \x01(\x01*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*?\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_THINK\x10\x01\x12\x11\n\rMODE_NO_THINK\x10\x02*W\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHASE_REASONING\x10\x01\x12\x10\n\x0cPHASE_FORCED\x10\x02\x12\x10\n\x0cPHASE_ANSWER\x10\x03*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03*\xe5\x01\n\x0cReasoningEnd\x12\x1d\n\x19REASONING_END_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_END_NONE\x10\x01\x12\x19\n\x15REASONING_END_NATURAL\x10\x02\x12\x18\n\x14REASONING_END_BUDGET\x10\x03\x12\x1a\n\x16REASONING_END_DEADLINE\x10\x04\x12\x16\n\x12REASONING_END_LOOP\x10\x05\x12\x1b\n\x17REASONING_END_CANCELLED\x10\x06\x12\x18\n\x14REASONING_END_STABLE\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63urfew/v1/generation.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"x\n\x07Message\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\'\n\ntool_calls\x18\x03 \x03(\x0b\x32\x13.curfew.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xa3\x01\n\nToolChoice\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.curfew.v1.ToolChoice.Kind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06single\x18\x03 \x01(\x08\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_AUTO\x10\x01\x12\r\n\tKIND_NONE\x10\x02\x12\x11\n\rKIND_REQUIRED\x10\x03\"#\n\x0c\x41nswerFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\"\xa2\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x19\n\x0ctop_logprobs\x18\x08 \x01(\rH\x06\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobs\"\x80\x01\n\x06\x42udget\x12\x18\n\x10reasoning_tokens\x18\x01 \x01(\r\x12\x14\n\x0cgrace_tokens\x18\x02 \x01(\r\x12\x15\n\ranswer_tokens\x18\x03 \x01(\r\x12/\n\x0creason_until\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb8\x01\n\x05\x44\x65lta\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.curfew.v1.Phase\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.curfew.v1.TokenLogprobs\x12,\n\ntool_calls\x18\x05 \x03(\x0b\x32\x18.curfew.v1.ToolCallDelta\x12\x13\n\x0btoken_count\x18\x06 \x01(\r\"P\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"=\n\x11MalformedToolCall\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"E\n\rTokenLogprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.curfew.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xb6\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\r\x12\x15\n\rforced_tokens\x18\x04 \x01(\r\x12\x15\n\ranswer_tokens\x18\x05 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x06 \x01(\r\x12\x14\n\x0cprobe_tokens\x18\x07 \x01(\r\"\x9f\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prefill\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x66irst_answer_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x06 \x01(\r\x12\x17\n\x0fmean_batch_size\x18\x07 \x01(\x01*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*?\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_THINK\x10\x01\x12\x11\n\rMODE_NO_THINK\x10\x02*W\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPHASE_REASONING\x10\x01\x12\x10\n\x0cPHASE_FORCED\x10\x02\x12\x10\n\x0cPHASE_ANSWER\x10\x03*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03*\xe5\x01\n\x0cReasoningEnd\x12\x1d\n\x19REASONING_END_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_END_NONE\x10\x01\x12\x19\n\x15REASONING_END_NATURAL\x10\x02\x12\x18\n\x14REASONING_END_BUDGET\x10\x03\x12\x1a\n\x16REASONING_END_DEADLINE\x10\x04\x12\x16\n\x12REASONING_END_LOOP\x10\x05\x12\x1b\n\x17REASONING_END_CANCELLED\x10\x06\x12\x18\n\x14REASONING_END_STABLE\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1867
-  _globals['_ROLE']._serialized_end=1962
-  _globals['_MODE']._serialized_start=1964
-  _globals['_MODE']._serialized_end=2027
-  _globals['_PHASE']._serialized_start=2029
-  _globals['_PHASE']._serialized_end=2116
-  _globals['_FINISHREASON']._serialized_start=2118
-  _globals['_FINISHREASON']._serialized_end=2243
-  _globals['_REASONINGEND']._serialized_start=2246
-  _globals['_REASONINGEND']._serialized_end=2475
+  _globals['_ROLE']._serialized_start=1888
+  _globals['_ROLE']._serialized_end=1983
+  _globals['_MODE']._serialized_start=1985
+  _globals['_MODE']._serialized_end=2048
+  _globals['_PHASE']._serialized_start=2050
+  _globals['_PHASE']._serialized_end=2137
+  _globals['_FINISHREASON']._serialized_start=2139
+  _globals['_FINISHREASON']._serialized_end=2264
+  _globals['_REASONINGEND']._serialized_start=2267
+  _globals['_REASONINGEND']._serialized_end=2496
   _globals['_MESSAGE']._serialized_start=73
   _globals['_MESSAGE']._serialized_end=193
   _globals['_TOOL']._serialized_start=195
@@ -59,17 +59,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET']._serialized_start=829
   _globals['_BUDGET']._serialized_end=957
   _globals['_DELTA']._serialized_start=960
-  _globals['_DELTA']._serialized_end=1123
-  _globals['_TOOLCALLDELTA']._serialized_start=1125
-  _globals['_TOOLCALLDELTA']._serialized_end=1205
-  _globals['_MALFORMEDTOOLCALL']._serialized_start=1207
-  _globals['_MALFORMEDTOOLCALL']._serialized_end=1268
-  _globals['_TOKENLOGPROBS']._serialized_start=1270
-  _globals['_TOKENLOGPROBS']._serialized_end=1339
-  _globals['_TOKENLOGPROB']._serialized_start=1341
-  _globals['_TOKENLOGPROB']._serialized_end=1390
-  _globals['_TOKENUSAGE']._serialized_start=1393
-  _globals['_TOKENUSAGE']._serialized_end=1575
-  _globals['_TIMINGS']._serialized_start=1578
-  _globals['_TIMINGS']._serialized_end=1865
+  _globals['_DELTA']._serialized_end=1144
+  _globals['_TOOLCALLDELTA']._serialized_start=1146
+  _globals['_TOOLCALLDELTA']._serialized_end=1226
+  _globals['_MALFORMEDTOOLCALL']._serialized_start=1228
+  _globals['_MALFORMEDTOOLCALL']._serialized_end=1289
+  _globals['_TOKENLOGPROBS']._serialized_start=1291
+  _globals['_TOKENLOGPROBS']._serialized_end=1360
+  _globals['_TOKENLOGPROB']._serialized_start=1362
+  _globals['_TOKENLOGPROB']._serialized_end=1411
+  _globals['_TOKENUSAGE']._serialized_start=1414
+  _globals['_TOKENUSAGE']._serialized_end=1596
+  _globals['_TIMINGS']._serialized_start=1599
+  _globals['_TIMINGS']._serialized_end=1886
 # @@protoc_insertion_point(module_scope)

@@ -18,9 +18,10 @@ from worker.engine.engine import DuplicateError, QueueFullError, RefusedError, T
 from worker.engine.events import Event, Failed, FailureKind, Finished, Output, Started
 from worker.engine.sequence import Request
 from worker.service import responses
+from worker.service.checks import read_adjustment
 from worker.service.engine_thread import DeviceFailedError, EngineThread
 from worker.service.mailbox import Mailbox
-from worker.service.requests import RequestReader, read_adjustment
+from worker.service.requests import RequestReader
 
 _LOAD_EVERY_S = 0.1
 _RETRY_S = 1.0

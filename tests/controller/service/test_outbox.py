@@ -38,7 +38,18 @@ async def test_adjacent_deltas_of_a_phase_are_merged() -> None:
         delta(FORCED, "", 3),
         delta(ANSWER, "cd", 4, 5, 6),
     ]
+
     assert events[-1] == COMPLETION
+
+
+async def test_counts_of_tokens_without_ids_are_added_up() -> None:
+    outbox = Outbox()
+    for tokens in (1, 3):
+        outbox.put_delta(pb.Delta(phase=REASONING, text="a", token_count=tokens))
+    outbox.close()
+    assert [event.delta for event in await drain(outbox)] == [
+        pb.Delta(phase=REASONING, text="aa", token_count=4)
+    ]
 
 
 async def test_what_was_taken_is_not_added_to() -> None:
