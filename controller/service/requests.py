@@ -219,6 +219,9 @@ def _worker_request(
         budget=wire.budget(decision, elapsed_s),
         sampling=request.sampling,
         priority=placement.policy.priority,
+        tools=request.tools,
+        tool_choice=request.tool_choice if request.HasField("tool_choice") else None,
+        answer_format=request.answer_format if request.HasField("answer_format") else None,
     )
     message.budget.reasoning_tokens = flight.budget_tokens
     if flight.reason_until_s is not None:

@@ -93,6 +93,18 @@ def check_ranges(message: worker_pb2.WorkerServiceGenerateRequest, wrong: Violat
     wrong.check(samples <= 1 or not message.resume, "samples", f"must be 1 with resume, is {samples}")
 
 
+def check_plain(message: worker_pb2.WorkerServiceGenerateRequest, wrong: Violations) -> None:
+    """For a worker that has neither tools nor answer formats."""
+    wrong.check(not message.tools, "tools", "this worker cannot call tools")
+    wrong.check(not message.HasField("tool_choice"), "tool_choice", "this worker cannot call tools")
+    wrong.check(
+        not message.HasField("answer_format"), "answer_format", "this worker cannot hold answers to a form"
+    )
+    for number, turn in enumerate(message.messages):
+        field, called = f"messages[{number}]", turn.tool_calls or turn.tool_call_id
+        wrong.check(not called, field, "this worker cannot read calls of tools")
+
+
 def sampling_numbers(
     message: pb.SamplingParams, think: bool, random_seed: int, wrong: Violations
 ) -> SamplingNumbers:

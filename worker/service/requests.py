@@ -15,6 +15,7 @@ from worker.model.chat import Chat
 from worker.service.checks import (
     MAX_CLOSING_TEXT,
     Violations,
+    check_plain,
     check_ranges,
     conversation,
     optional_seconds,
@@ -52,6 +53,7 @@ class RequestReader:
         """
         wrong = Violations()
         check_ranges(message, wrong)
+        check_plain(message, wrong)
         budget, think = message.budget, message.budget.reasoning_tokens > 0
         reason_until_s = optional_seconds(message.budget, "reason_until", "budget.reason_until", wrong)
         deadline_s = optional_seconds(message, "deadline", "deadline", wrong)

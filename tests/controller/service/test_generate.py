@@ -345,3 +345,16 @@ async def test_a_worker_that_slows_down_ends_its_reasoning_earlier_and_the_calle
     assert "reasoning ends earlier" in adjustments[0].why
     assert {request.request_id for request in worker.adjusted} == {answer.plan.request_id}
     assert answer.text(ANSWER) == "it is 42"
+
+
+async def test_tools_and_the_answers_form_are_the_workers_to_take() -> None:
+    tools = [generation_pb2.Tool(name="add", description="Adds numbers.")]
+    choice = generation_pb2.ToolChoice(kind=generation_pb2.ToolChoice.KIND_AUTO, single=True)
+    form = generation_pb2.AnswerFormat(json_schema='{"type": "object"}')
+    async with FakeWorker() as worker, controller([worker.address]) as door:
+        await door.generate("analyst", ask(tools=tools, tool_choice=choice, answer_format=form))
+        await door.generate("analyst")
+    asked, plain = worker.requests
+    assert list(asked.tools) == tools
+    assert (asked.tool_choice, asked.answer_format) == (choice, form)
+    assert not any(plain.HasField(name) for name in ("tool_choice", "answer_format"))

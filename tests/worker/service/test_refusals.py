@@ -118,6 +118,8 @@ def budget(name: str, value: int) -> Change:
         (probe(every_reasoning_tokens=0), "probe.every_reasoning_tokens", "must be at least 1, is 0"),
         (probe(stable_answers=1), "probe.stable_answers", "must be at least 2, is 1"),
         (probe(answer_tokens=0), "probe.answer_tokens", "must be at least 1, is 0"),
+        (lambda request: request.tools.add(name="add"), "tools", "cannot call tools"),
+        (lambda request: request.answer_format.SetInParent(), "answer_format", "cannot hold answers to"),
     ],
 )  # fmt: skip
 async def test_an_invalid_field_is_told_with_its_value(change: Change, path: str, description: str) -> None:
