@@ -169,12 +169,14 @@ class BudgetMachine:
             force = self._end_if_due()
         return self._observation(None, force)
 
-    def settle(self) -> Observation:
-        """Ends a reasoning whose answer is known to be stable, as if its budget were used up."""
+    def settle(self, reason: ReasoningEnd = ReasoningEnd.STABLE) -> Observation:
+        """Ends a reasoning as if its budget were used up. reason: why; by default, its answer is known to be
+        stable.
+        """
         self._require_running()
         force: tuple[int, ...] = ()
         if self.phase is Phase.REASONING and self.strike is None:
-            self.strike = Strike(ReasoningEnd.STABLE, self.reasoning_tokens)
+            self.strike = Strike(reason, self.reasoning_tokens)
             force = self._end_if_due()
         return self._observation(None, force)
 

@@ -21,6 +21,7 @@ from worker.engine.generation import Ban, FinishReason, Limits, Observation, Pha
 from worker.engine.meter import Meter
 from worker.engine.prefix import PrefixCache
 from worker.engine.probes import ProbeLog
+from worker.engine.refusals import DuplicateError, QueueFullError, TooLargeError
 from worker.engine.runner import Runner
 from worker.engine.sampling import Choice, Draw, choose
 from worker.engine.scheduler import Scheduler
@@ -32,28 +33,6 @@ from worker.model.chat import Chat, Prompt
 _PROBE_PRIORITY = sys.maxsize
 # Stands for a sample's number: probed requests have one, which is 0.
 _PROBE = 1
-
-
-class RefusedError(Exception):
-    """A request was not taken; nothing of it remains. The message holds the numbers, and so does `numbers`
-    by name.
-    """
-
-    def __init__(self, message: str, **numbers: int) -> None:
-        super().__init__(message)
-        self.numbers = numbers
-
-
-class TooLargeError(RefusedError):
-    """It can never fit this engine."""
-
-
-class QueueFullError(RefusedError):
-    """Too many wait."""
-
-
-class DuplicateError(RefusedError):
-    """Its id is in use."""
 
 
 @dataclass(frozen=True, slots=True)

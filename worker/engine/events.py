@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
-from worker.engine.sampling import TokenLogprobs
+
+if TYPE_CHECKING:  # which needs torch
+    from worker.engine.sampling import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens of one phase, and the text that they complete. Either may be empty, not both."""
+    """Tokens of one phase, and the text that they complete. Either may be empty, not both. token_count: of
+    tokens whose ids are not known.
+    """
 
     phase: Phase
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
+    token_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,14 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request failed; nothing more comes of it. `why` is for logs, not for callers."""
+    """A request failed; nothing more comes of it. `why` is for logs, not for callers. told: what its caller
+    is told; None for no more than that.
+    """
 
     request_id: str
     kind: FailureKind
     why: str
+    told: Exception | None = None
 
 
 Event = Started | Output | Finished | Failed

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from worker.engine.engine import DuplicateError, Engine
+from worker.engine.engine import Engine
 from worker.engine.events import Event, Failed, FailureKind, Load
 from worker.engine.generation import Limits
+from worker.engine.refusals import DuplicateError
 from worker.engine.sequence import Request
+from worker.service.backend import DeviceFailedError
 from worker.service.mailbox import Mailbox
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,6 @@ T = TypeVar("T")
 _LONG_PROMPT_TOKENS = 32768
 # What the thread is asked to do; without an engine when it has failed.
 Call = Callable[[Engine | None], None]
-
-
-class DeviceFailedError(Exception):
-    """The device has failed; the worker takes nothing more."""
 
 
 class EngineThread:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
 from worker.engine.events import Event, Failed, Finished, Output, Piece, Started
 from worker.engine.generation import Phase, Strike
-from worker.engine.sampling import TokenLogprobs
+
+if TYPE_CHECKING:  # which needs torch
+    from worker.engine.sampling import TokenLogprobs
 
 # With 20 log-probabilities for each, so many tokens are a message of a few hundred KiB; a gRPC client takes
 # 4 MiB.
@@ -89,13 +92,14 @@ class Mailbox:
 class _Run:
     """Adjacent pieces of one sample and phase. strike: after the last of them."""
 
-    __slots__ = ("_logprobs", "_sample", "_texts", "_token_ids", "phase", "strike")
+    __slots__ = ("_logprobs", "_sample", "_texts", "_token_count", "_token_ids", "phase", "strike")
 
     def __init__(self, sample: int, phase: Phase) -> None:
         self._sample = sample
         self.phase = phase
         self.strike: Strike | None = None
         self._token_ids: list[int] = []
+        self._token_count = 0
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
 
@@ -105,6 +109,7 @@ class _Run:
 
     def add(self, piece: Piece, strike: Strike | None) -> None:
         self._token_ids += piece.token_ids
+        self._token_count += piece.token_count
         self._logprobs += piece.logprobs
         self.strike = strike
         if piece.text:
@@ -112,5 +117,5 @@ class _Run:
 
     def output(self, request_id: str) -> Output:
         text = "".join(self._texts)
-        piece = Piece(self.phase, tuple(self._token_ids), text, tuple(self._logprobs))
+        piece = Piece(self.phase, tuple(self._token_ids), text, tuple(self._logprobs), self._token_count)
         return Output(request_id, self._sample, (piece,), self.strike)

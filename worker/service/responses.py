@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.engine.events import Finished, Load, Piece, Started
 from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
-from worker.engine.sampling import TokenLogprobs
+
+if TYPE_CHECKING:  # which needs torch
+    from worker.engine.sampling import TokenLogprobs
 
 _PHASES = {
     Phase.REASONING: pb.PHASE_REASONING,
@@ -42,6 +46,7 @@ def delta(piece: Piece) -> pb.Delta:
         phase=_PHASES[piece.phase],
         text=piece.text,
         token_ids=piece.token_ids,
+        token_count=piece.token_count,
         logprobs=[_logprobs(report) for report in piece.logprobs],
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import grpc
 from google.protobuf.message import Message
@@ -14,14 +15,12 @@ from curfew.rpc.calls import Context
 from curfew.rpc.errors import RpcError, invalid, reason, retry_after
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import WorkerServiceServicer
-from worker.engine.engine import DuplicateError, QueueFullError, RefusedError, TooLargeError
 from worker.engine.events import Event, Failed, FailureKind, Finished, Output, Started
-from worker.engine.sequence import Request
+from worker.engine.refusals import DuplicateError, QueueFullError, RefusedError, TooLargeError
 from worker.service import responses
+from worker.service.backend import Backend, DeviceFailedError, R, Reader
 from worker.service.checks import read_adjustment
-from worker.service.engine_thread import DeviceFailedError, EngineThread
 from worker.service.mailbox import Mailbox
-from worker.service.requests import RequestReader
 
 _LOAD_EVERY_S = 0.1
 _RETRY_S = 1.0
@@ -45,23 +44,23 @@ class ServicerSettings:
     flush_s: float
 
 
-class WorkerServicer(WorkerServiceServicer):
-    """Carries requests to the engine and its events back."""
+class WorkerServicer(WorkerServiceServicer, Generic[R]):
+    """Carries requests to what runs them and its events back."""
 
     def __init__(
         self,
-        thread: EngineThread,
-        reader: RequestReader,
+        backend: Backend[R],
+        reader: Reader[R],
         description: pb.DescribeWorkerResponse,
         settings: ServicerSettings,
         *,
         clock: Callable[[], float],
         random_seed: Callable[[], int],
     ) -> None:
-        """description: everything about the worker but its load. clock: the engine's, in seconds.
+        """description: everything about the worker but its load. clock: the backend's, in seconds.
         random_seed: for requests that name none.
         """
-        self._thread, self._reader, self._description = thread, reader, description
+        self._backend, self._reader, self._description = backend, reader, description
         self._settings, self._clock, self._random_seed = settings, clock, random_seed
 
     async def Generate(
@@ -73,9 +72,9 @@ class WorkerServicer(WorkerServiceServicer):
             self._reader.read, request, random_seed=self._random_seed(), now_s=self._clock()
         )
         try:
-            mailbox = await self._thread.submit(read)
+            mailbox = await self._backend.submit(read)
         except RefusedError as error:
-            raise _refusal(error, read) from None
+            raise _refusal(error, read.limits.reserve_tokens) from None
         except DeviceFailedError:
             raise _device_failed() from None
         except ValueError as error:
@@ -85,7 +84,7 @@ class WorkerServicer(WorkerServiceServicer):
             async for response in self._responses(mailbox, read.sampling.seed):
                 yield response
         finally:
-            self._thread.cancel(mailbox)
+            self._backend.cancel(mailbox)
 
     async def AdjustBudget(
         self,
@@ -95,7 +94,7 @@ class WorkerServicer(WorkerServiceServicer):
         """Changes a running request's budget."""
         tokens, until_s = read_adjustment(request, self._clock())
         try:
-            adjusted = await self._thread.adjust(request.request_id, tokens, until_s)
+            adjusted = await self._backend.adjust(request.request_id, tokens, until_s)
         except DeviceFailedError:
             raise _device_failed() from None
         if adjusted is None:
@@ -116,7 +115,7 @@ class WorkerServicer(WorkerServiceServicer):
         described = pb.DescribeWorkerResponse()
         described.CopyFrom(self._description)
         try:
-            described.load.CopyFrom(responses.load(await self._thread.fresh_load()))
+            described.load.CopyFrom(responses.load(await self._backend.fresh_load()))
         except DeviceFailedError:
             raise _device_failed() from None
         return described
@@ -130,7 +129,7 @@ class WorkerServicer(WorkerServiceServicer):
             for response in (r for event in mailbox.take() for r in _told(event, seed)):
                 now_s = self._clock()
                 if now_s >= load_due_s or response.HasField("completion"):
-                    response.load.CopyFrom(responses.load(self._thread.load))
+                    response.load.CopyFrom(responses.load(self._backend.load))
                     load_due_s = now_s + _LOAD_EVERY_S
                 if response.HasField("delta"):
                     flush_due_s = now_s + self._settings.flush_s
@@ -149,6 +148,8 @@ def _told(event: Event, seed: int) -> Iterator[GenerateResponse]:
             yield GenerateResponse(sample=event.sample, completion=responses.completion(event))
         case Failed(kind=FailureKind.DEVICE):
             raise _device_failed()
+        case Failed(told=Exception() as error):
+            raise error
         case Failed():
             # Its text is for the log, not for the caller.
             raise RuntimeError(f"request {event.request_id!r} failed: {event.why}")
@@ -158,12 +159,12 @@ def _device_failed() -> RpcError:
     return RpcError(grpc.StatusCode.UNAVAILABLE, "the device has failed", reason("DEVICE_FAILED"))
 
 
-def _refusal(error: RefusedError, request: Request) -> RpcError:
+def _refusal(error: RefusedError, reserve_tokens: int) -> RpcError:
     code, name = _REFUSALS[type(error)]
     hints: list[Message] = []
     if isinstance(error, QueueFullError):
         hints.append(retry_after(_RETRY_S))
-    if isinstance(error, TooLargeError) and request.limits.reserve_tokens:
+    if isinstance(error, TooLargeError) and reserve_tokens:
         violation = BadRequest.FieldViolation(field="reserve_reasoning_tokens", description=str(error))
         hints.append(BadRequest(field_violations=[violation]))
     return RpcError(code, str(error), *hints, reason(name, **error.numbers))

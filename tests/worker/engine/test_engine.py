@@ -30,9 +30,10 @@ from tests.worker.engine.small import (
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.build import Model
 from worker.engine.closing import Closing
-from worker.engine.engine import DuplicateError, Engine, QueueFullError, TooLargeError
+from worker.engine.engine import Engine
 from worker.engine.events import Failed, FailureKind, Load, Output
 from worker.engine.generation import Ban, FinishReason, Phase, ReasoningEnd, Strike, TokenRun
+from worker.engine.refusals import DuplicateError, QueueFullError, TooLargeError
 from worker.engine.sampling import Draw, Sampling, choose
 from worker.engine.scheduler import Plan
 from worker.engine.sequence import Request

@@ -15,9 +15,9 @@ from tests.worker.engine.small import (
     run,
     small_model,
 )
-from worker.engine.engine import QueueFullError
 from worker.engine.generation import Phase, ReasoningEnd, TokenRun
 from worker.engine.probes import ProbeRule
+from worker.engine.refusals import QueueFullError
 from worker.engine.sequence import Request
 
 MODEL = small_model()

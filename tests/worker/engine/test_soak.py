@@ -6,9 +6,9 @@ import contextlib
 from random import Random
 
 from tests.worker.engine.small import Outcomes, make_engine, make_request, random_prompt, small_model
-from worker.engine.engine import QueueFullError
 from worker.engine.generation import ReasoningEnd
 from worker.engine.probes import ProbeRule
+from worker.engine.refusals import QueueFullError
 from worker.engine.sampling import Sampling
 
 MODEL = small_model()
