@@ -88,6 +88,10 @@ def _wishes(wishes: reasoning_pb2.Wishes) -> Iterator[Violation]:
         yield "wishes.mode", f"{wishes.mode} is not a mode"
     if wishes.HasField("max_answer_tokens") and wishes.max_answer_tokens < 1:
         yield "wishes.max_answer_tokens", "0 leaves no answer; allowed is 1 and more"
+    if wishes.HasField("max_output_tokens") and wishes.max_output_tokens < 1:
+        yield "wishes.max_output_tokens", "0 leaves no answer; allowed is 1 and more"
+    if wishes.effort not in reasoning_pb2.Effort.values():
+        yield "wishes.effort", f"{wishes.effort} is not an effort"
     if wishes.HasField("deadline"):
         deadline_s = wire.seconds(wishes.deadline)
         if not 0 < deadline_s <= MAX_DEADLINE_S:

@@ -43,6 +43,9 @@ class Bounds:
         wished = ask.max_reasoning_tokens
         if ask.mode is Mode.NO_THINK:
             wished = 0
+        if ask.max_output_tokens is not None:
+            left = budget.grace.largest_budget(ask.max_output_tokens - answer_tokens - CLOSING_TOKENS)
+            wished = left if wished is None else min(wished, left)
         if wished is not None:
             # Callers may ask for less than their tenant is promised.
             most, floor = min(most, wished), min(floor, wished)

@@ -32,8 +32,8 @@ class Ask:
     """A request, in numbers. What is None was not asked for.
 
     prompt_tokens: as estimated. most_prompt_tokens: what it may turn out to be, for limits that must hold.
-    mode, max_reasoning_tokens, max_answer_tokens: the caller's wishes, of which the plan grants at most that
-    much. deadline_s: the caller's own, from receipt.
+    mode, max_reasoning_tokens, max_answer_tokens, max_output_tokens: the caller's wishes, of which the plan
+    grants at most that much; the last is of all output together. deadline_s: the caller's own, from receipt.
     """
 
     prompt_tokens: int
@@ -41,6 +41,7 @@ class Ask:
     mode: Mode | None = None
     max_reasoning_tokens: int | None = None
     max_answer_tokens: int | None = None
+    max_output_tokens: int | None = None
     deadline_s: float | None = None
 
 

@@ -70,8 +70,8 @@ class Prospect:
         """
         level = level or Level.uncalibrated(tenant.objectives.share)
         answer_tokens = tenant.budget.answer_tokens or lengths.answer_reserve
-        if ask.max_answer_tokens is not None:
-            answer_tokens = min(answer_tokens, ask.max_answer_tokens)
+        for most in (ask.max_answer_tokens, ask.max_output_tokens):
+            answer_tokens = answer_tokens if most is None else min(answer_tokens, most)
         times = Times.of(tenant.objectives, ask.deadline_s)
         bounds = Bounds.of(ask, tenant, answer_tokens, max_sequence_tokens)
         forecast = Forecast(speed, lengths, ask.prompt_tokens, answer_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import grpc
 from google.rpc import error_details_pb2
 
@@ -21,13 +23,25 @@ TIMEOUT_ROUNDING = 1.01
 """gRPC sends a timeout with two to three digits, rounded up: a caller may give up this much sooner."""
 
 
+EFFORT_SHARE = {
+    reasoning_pb2.EFFORT_NONE: 0.0,
+    reasoning_pb2.EFFORT_MINIMAL: 1 / 16,
+    reasoning_pb2.EFFORT_LOW: 1 / 4,
+    reasoning_pb2.EFFORT_MEDIUM: 1 / 2,
+}
+"""What an effort leaves of the largest budget, where that is less than all."""
+
+
 def ask_of(
     request: reasoning_pb2.GenerateRequest,
+    most_reasoning_tokens: int,
     lengths: LengthModel,
     bytes_per_token: float,
     time_remaining_s: float | None,
 ) -> Ask:
-    """A request in numbers. time_remaining_s: of the call's own deadline."""
+    """A request in numbers. most_reasoning_tokens: that the policy grants, of which an effort is a share.
+    time_remaining_s: of the call's own deadline.
+    """
     text_bytes = FORMAT_BYTES + sum(len(turn.content.encode()) + FORMAT_BYTES for turn in request.messages)
     estimated = lengths.prompt_tokens(text_bytes, bytes_per_token)
     wishes = request.wishes
@@ -38,10 +52,19 @@ def ask_of(
         prompt_tokens=estimated,
         most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),
         mode=wire.WISH[wishes.mode],
-        max_reasoning_tokens=wishes.max_reasoning_tokens if wishes.HasField("max_reasoning_tokens") else None,
+        max_reasoning_tokens=_most_reasoning(wishes, most_reasoning_tokens),
         max_answer_tokens=wishes.max_answer_tokens if wishes.HasField("max_answer_tokens") else None,
+        max_output_tokens=wishes.max_output_tokens if wishes.HasField("max_output_tokens") else None,
         deadline_s=min(deadlines, default=None),
     )
+
+
+def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:
+    limits = [wishes.max_reasoning_tokens] if wishes.HasField("max_reasoning_tokens") else []
+    share = EFFORT_SHARE.get(wishes.effort)
+    if share is not None:
+        limits.append(math.ceil(share * most))
+    return min(limits, default=None)
 
 
 def no_worker() -> RpcError:

@@ -161,7 +161,13 @@ class Requests:
         if worker is None:
             raise NoWorkerError
         lengths = self._desk.tenants[policy.name].lengths
-        return ask_of(request, lengths, worker.limits.bytes_per_token, caller.time_remaining_s())
+        return ask_of(
+            request,
+            policy.budget.max_tokens,
+            lengths,
+            worker.limits.bytes_per_token,
+            caller.time_remaining_s(),
+        )
 
 
 def _plan_message(

@@ -30,6 +30,21 @@ class Mode(Enum):
     NO_THINK = pb.MODE_NO_THINK
 
 
+class Effort(Enum):
+    """How much of the reasoning that the policy allows is wanted at most."""
+
+    NONE = reasoning_pb2.EFFORT_NONE
+    """No reasoning."""
+    MINIMAL = reasoning_pb2.EFFORT_MINIMAL
+    """A sixteenth of the policy's largest budget."""
+    LOW = reasoning_pb2.EFFORT_LOW
+    """A quarter."""
+    MEDIUM = reasoning_pb2.EFFORT_MEDIUM
+    """A half."""
+    HIGH = reasoning_pb2.EFFORT_HIGH
+    """All of it: the plan decides."""
+
+
 class Phase(Enum):
     """What generated tokens are."""
 
@@ -140,6 +155,10 @@ class Options(TypedDict, total=False):
     """Default: what the plan decides."""
     max_answer_tokens: int
     """At least 1. Default: the policy's answer reserve, which it cannot exceed."""
+    max_output_tokens: int
+    """Reasoning, closing text and answer together, of which the answer is served first. At least 1."""
+    effort: Effort
+    """Default: HIGH."""
     sampling: Sampling
     labels: Mapping[str, str]
     """What rules of the policy match on. At most 16 of at most 64 characters."""

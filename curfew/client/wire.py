@@ -51,6 +51,10 @@ def request(question: str | Sequence[Message], options: Options) -> reasoning_pb
         message.wishes.max_reasoning_tokens = options["max_reasoning_tokens"]
     if "max_answer_tokens" in options:
         message.wishes.max_answer_tokens = options["max_answer_tokens"]
+    if "max_output_tokens" in options:
+        message.wishes.max_output_tokens = options["max_output_tokens"]
+    if "effort" in options:
+        message.wishes.effort = options["effort"].value
     return message
 
 

@@ -21,6 +21,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Effort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFORT_UNSPECIFIED: _Effort.ValueType  # 0
+    """Not set: as HIGH."""
+    EFFORT_NONE: _Effort.ValueType  # 1
+    """No reasoning, as with a mode of NO_THINK."""
+    EFFORT_MINIMAL: _Effort.ValueType  # 2
+    """A sixteenth."""
+    EFFORT_LOW: _Effort.ValueType  # 3
+    """A quarter."""
+    EFFORT_MEDIUM: _Effort.ValueType  # 4
+    """A half."""
+    EFFORT_HIGH: _Effort.ValueType  # 5
+    """All of it: the plan decides."""
+
+class Effort(_Effort, metaclass=_EffortEnumTypeWrapper):
+    """A limit of reasoning tokens as a share of the policy's largest budget, rounded up."""
+
+EFFORT_UNSPECIFIED: Effort.ValueType  # 0
+"""Not set: as HIGH."""
+EFFORT_NONE: Effort.ValueType  # 1
+"""No reasoning, as with a mode of NO_THINK."""
+EFFORT_MINIMAL: Effort.ValueType  # 2
+"""A sixteenth."""
+EFFORT_LOW: Effort.ValueType  # 3
+"""A quarter."""
+EFFORT_MEDIUM: Effort.ValueType  # 4
+"""A half."""
+EFFORT_HIGH: Effort.ValueType  # 5
+"""All of it: the plan decides."""
+Global___Effort: _TypeAlias = Effort  # noqa: Y015
+
 class _Objective:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -145,12 +181,20 @@ class Wishes(_message.Message):
     MAX_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
     mode: _generation_pb2.Mode.ValueType
     """Default: the plan decides."""
     max_reasoning_tokens: _builtins.int
     """At most this many reasoning tokens. Default: what the plan decides."""
     max_answer_tokens: _builtins.int
     """At most this many answer tokens, and at most the policy's answer reserve. At least 1. Default: the policy's."""
+    max_output_tokens: _builtins.int
+    """At most this many output tokens in all: reasoning with its grace, closing text, answer. What the answer needs is taken
+    first, and reasoning has what is left. At least 1. Default: no further limit.
+    """
+    effort: Global___Effort.ValueType
+    """How much of the reasoning that the policy allows is wanted at most. Default: HIGH."""
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """A deadline from receipt to the end that is tighter than the tenant's. The call's own gRPC deadline counts too."""
@@ -162,17 +206,23 @@ class Wishes(_message.Message):
         max_reasoning_tokens: _builtins.int | None = ...,
         max_answer_tokens: _builtins.int | None = ...,
         deadline: _duration_pb2.Duration | None = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        effort: Global___Effort.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens", "_max_reasoning_tokens", b"_max_reasoning_tokens", "deadline", b"deadline", "max_answer_tokens", b"max_answer_tokens", "max_reasoning_tokens", b"max_reasoning_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_reasoning_tokens", b"_max_reasoning_tokens", "deadline", b"deadline", "max_answer_tokens", b"max_answer_tokens", "max_output_tokens", b"max_output_tokens", "max_reasoning_tokens", b"max_reasoning_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens", "_max_reasoning_tokens", b"_max_reasoning_tokens", "deadline", b"deadline", "max_answer_tokens", b"max_answer_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens", "_max_output_tokens", b"_max_output_tokens", "_max_reasoning_tokens", b"_max_reasoning_tokens", "deadline", b"deadline", "effort", b"effort", "max_answer_tokens", b"max_answer_tokens", "max_output_tokens", b"max_output_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "mode", b"mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_answer_tokens: _TypeAlias = _typing.Literal["max_answer_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_answer_tokens: _TypeAlias = _typing.Literal["_max_answer_tokens", b"_max_answer_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_reasoning_tokens: _TypeAlias = _typing.Literal["max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_reasoning_tokens: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_answer_tokens) -> _WhichOneofReturnType__max_answer_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_reasoning_tokens) -> _WhichOneofReturnType__max_reasoning_tokens | None: ...
 

@@ -102,6 +102,8 @@ def messages(*turns: pb.Message) -> Callable[[Request], None]:
             "65 characters; allowed are 1 to 64",
         ),
         (wish(mode=9), "wishes.mode", "9 is not a mode"),
+        (wish(effort=9), "wishes.effort", "9 is not an effort"),
+        (wish(max_output_tokens=0), "wishes.max_output_tokens", "0 leaves no answer; allowed is 1 and more"),
         (wish(max_answer_tokens=0), "wishes.max_answer_tokens", "0 leaves no answer; allowed is 1 and more"),
         (
             wish(deadline=Duration(seconds=-1)),

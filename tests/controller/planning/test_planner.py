@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.planning.bounds import CLOSING_TOKENS
 from controller.planning.decision import Ask, Decision, Mode, Refusal, RefusedFor
 from controller.planning.lengths import LengthEstimate, StopCurve
 from controller.planning.planner import Prospect, plan
@@ -285,6 +286,15 @@ def test_a_caller_may_give_up_its_floor() -> None:
 def test_a_callers_answer_is_never_longer_than_the_reserve() -> None:
     assert decide(tenant(), replace(ASK, max_answer_tokens=4)).answer_tokens == 4
     assert decide(tenant(), replace(ASK, max_answer_tokens=4000)).answer_tokens == 16
+
+
+def test_of_a_limit_for_all_output_the_answer_takes_its_reserve_and_reasoning_what_is_left() -> None:
+    roomy = decide(tenant(), replace(ASK, max_output_tokens=16 + CLOSING_TOKENS + 40))
+    assert (roomy.budget_tokens + roomy.grace_tokens, roomy.answer_tokens) == (40, 16)
+    tight = decide(tenant(), replace(ASK, max_output_tokens=20))
+    assert (tight.mode, tight.answer_tokens) == (Mode.NO_THINK, 16)
+    tighter = decide(tenant(mode=ModePolicy.THINK), replace(ASK, max_output_tokens=9))
+    assert (tighter.mode, tighter.answer_tokens) == (Mode.NO_THINK, 9)
 
 
 def test_a_plan_fits_into_the_models_sequence() -> None:

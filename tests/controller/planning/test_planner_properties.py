@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from controller.planning.bounds import CLOSING_TOKENS
 from controller.planning.decision import Ask, Decision, Mode, Refusal
 from controller.planning.lengths import LengthEstimate, StopCurve
 from controller.planning.planner import Prospect, plan
@@ -67,6 +68,7 @@ ASKS = st.builds(
     mode=st.sampled_from([None, None, Mode.THINK, Mode.NO_THINK]),
     max_reasoning_tokens=st.none() | st.integers(0, 500),
     max_answer_tokens=st.none() | st.integers(1, 500),
+    max_output_tokens=st.none() | st.integers(1, 800),
 )
 
 
@@ -136,6 +138,10 @@ def test_a_plan_stays_in_range(
         assert decision.budget_tokens <= ask.max_reasoning_tokens
     if ask.max_answer_tokens is not None:
         assert decision.answer_tokens <= ask.max_answer_tokens
+    if ask.max_output_tokens is not None:
+        closing = CLOSING_TOKENS if decision.budget_tokens else 0
+        output = decision.budget_tokens + decision.grace_tokens + closing + decision.answer_tokens
+        assert output <= ask.max_output_tokens
     if decision.budget_tokens > 0:
         output = decision.budget_tokens + decision.grace_tokens + decision.answer_tokens
         assert ask.most_prompt_tokens + output <= MAX_SEQUENCE_TOKENS

@@ -193,6 +193,35 @@ async def test_wishes_reach_the_plan() -> None:
     assert 1 < wire.seconds(called.plan.deadline) <= 2
 
 
+@pytest.mark.parametrize(
+    ("effort", "budget"),
+    [
+        (reasoning_pb2.EFFORT_NONE, 0),
+        (reasoning_pb2.EFFORT_MINIMAL, 13),
+        (reasoning_pb2.EFFORT_LOW, 50),
+        (reasoning_pb2.EFFORT_MEDIUM, 96),
+        (reasoning_pb2.EFFORT_HIGH, 96),
+        (reasoning_pb2.EFFORT_UNSPECIFIED, 96),
+    ],
+)
+async def test_an_effort_is_a_share_of_the_largest_budget(
+    effort: reasoning_pb2.Effort.ValueType, budget: int
+) -> None:
+    """Of 200 in the policy, of which more than 96 never pays."""
+    async with FakeWorker() as worker, controller([worker.address]) as door:
+        answer = await door.generate("analyst", ask(wishes=reasoning_pb2.Wishes(effort=effort)))
+    assert answer.plan.budget.reasoning_tokens == budget
+
+
+async def test_all_output_together_keeps_the_callers_limit() -> None:
+    async with FakeWorker(Script(reasoning=150)) as worker, controller([worker.address]) as door:
+        wishes = reasoning_pb2.Wishes(max_output_tokens=60)
+        answer = await door.generate("analyst", ask(wishes=wishes))
+    assert answer.plan.budget.answer_tokens == 12
+    assert answer.completion.usage.reasoning_tokens >= 20
+    assert answer.completion.usage.output_tokens <= 60
+
+
 async def test_a_promise_that_cannot_be_kept_is_refused_with_its_numbers() -> None:
     async with FakeWorker() as worker, controller([worker.address]) as door:
         worker_seen = [await door.generate("late") for _ in range(3)]

@@ -24,6 +24,7 @@ from curfew import (
     CurfewError,
     DeadlineExceeded,
     Delta,
+    Effort,
     InvalidRequest,
     Message,
     Mode,
@@ -46,6 +47,7 @@ from curfew.client.values import Event
 from curfew.rpc.durations import seconds
 from curfew.rpc.errors import RpcError, invalid, reason, retry_after
 from curfew.v1 import generation_pb2 as pb
+from curfew.v1 import reasoning_pb2
 from tests.curfew.reasoning_server import PLAN, WHOLE, Scripted, serving
 
 NOBODY = "127.0.0.1:1"
@@ -177,6 +179,8 @@ def test_what_is_said_arrives(twin: Twin, server: tuple[Scripted, str]) -> None:
         mode=Mode.NO_THINK,
         max_reasoning_tokens=0,
         max_answer_tokens=5,
+        max_output_tokens=50,
+        effort=Effort.LOW,
         sampling=Sampling(temperature=0.0, seed=7, stop=("!",)),
         labels={"task": "triage"},
     )
@@ -187,6 +191,7 @@ def test_what_is_said_arrives(twin: Twin, server: tuple[Scripted, str]) -> None:
     ]
     wishes, sampling = call.request.wishes, call.request.sampling
     assert (wishes.mode, wishes.max_answer_tokens) == (pb.MODE_NO_THINK, 5)
+    assert (wishes.max_output_tokens, wishes.effort) == (50, reasoning_pb2.EFFORT_LOW)
     assert wishes.HasField("max_reasoning_tokens")
     assert not wishes.HasField("deadline")
     assert sampling == pb.SamplingParams(temperature=0.0, seed=7, stop=["!"])
