@@ -10,6 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from controller import wire
+from controller.fleet.members import Member
+from controller.fleet.silence import Silence
 from controller.fleet.worker import Worker
 from curfew.v1 import worker_pb2, worker_pb2_grpc
 
@@ -18,8 +20,13 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 POLL_TIMEOUT_S = 2.0
 ADJUST_TIMEOUT_S = 1.0
-SILENCE_S = 3.0
-"""After so long without a word a worker is lost; more than a poll that timed out and the next."""
+HUNG_S = 2.5
+"""A worker of which nothing was heard for so long, neither on a stream nor in answer to a poll, is lost with
+all that runs there. More than a poll and the time that a busy process may take to answer it.
+"""
+HUNG_STEPS = 10
+"""And for so many of its steps."""
+LOOK_S = 0.25
 WATCH_AGAIN_S = 0.25
 MAX_MESSAGE_BYTES = 16 * 2**20
 
@@ -37,6 +44,35 @@ CHANNEL_OPTIONS = (
 GenerateCall = grpc.aio.UnaryStreamCall[
     worker_pb2.WorkerServiceGenerateRequest, worker_pb2.WorkerServiceGenerateResponse
 ]
+
+
+class Stream:
+    """One request at a worker.
+
+    Whoever reads `call` closes this at the end. The call ends with CancelledError when the worker is lost
+    though the connection stands, and `is_lost` tells that from a reader that was cancelled itself.
+    """
+
+    def __init__(self, call: GenerateCall, closed: Callable[[Stream], None]) -> None:
+        self.call = call
+        self._closed = closed
+        self._lost = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was given up, and the task that asks was not cancelled."""
+        task = asyncio.current_task()
+        return self._lost and (task is None or not task.cancelling())
+
+    def give_up(self) -> None:
+        """Nothing more is expected of the worker."""
+        self._lost = True
+        self.call.cancel()
+
+    def close(self) -> None:
+        """Ends it, if it has not ended."""
+        self.call.cancel()
+        self._closed(self)
 
 
 class Link:
@@ -61,11 +97,19 @@ class Link:
         )
         self._fault = ""
         self._was_available = False
+        self._streams: set[Stream] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to follow the worker."""
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._watch_health())]
+        following = (self._follow(), self._watch_health(), self._watch_silence())
+        self._tasks = [asyncio.create_task(each) for each in following]
+
+    def name(self, member: Member | None) -> None:
+        """Who names the worker now; None when nobody does any more."""
+        if member != self.worker.member:
+            self.worker.member = member
+            self._tell("it has left" if member is None else "it drains" if member.draining else "it is named")
 
     async def close(self) -> None:
         """Stops following and closes the channel."""
@@ -74,11 +118,11 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
-    def generate(
-        self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None
-    ) -> GenerateCall:
-        """Sends a request. The caller of this owns the call and must cancel it when it stops reading."""
-        return self._generate(request, timeout=timeout_s)
+    def generate(self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None) -> Stream:
+        """Sends a request. The caller of this must close the stream when it stops reading."""
+        stream = Stream(self._generate(request, timeout=timeout_s), self._streams.discard)
+        self._streams.add(stream)
+        return stream
 
     async def adjust(self, request_id: str, reason_for_s: float | None, reasoning_tokens: int | None) -> int:
         """Changes when a running request's reasoning must end, in seconds from now, and its budget; None
@@ -110,12 +154,24 @@ class Link:
                 description = await self._describe(worker_pb2.DescribeWorkerRequest(), timeout=POLL_TIMEOUT_S)
                 self._take(description)
             except grpc.aio.AioRpcError as error:
-                silent_s = self._clock() - self.worker.heard_s
-                if error.code() is grpc.StatusCode.UNAVAILABLE or silent_s > SILENCE_S:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self.lose(f"{error.code().name}: {error.details()}")
             except Exception:  # of a description that nobody foresaw; the next may be better
                 log.exception("worker %s cannot be followed", self.worker.address)
             await asyncio.sleep(POLL_S)
+
+    async def _watch_silence(self) -> None:
+        """Gives up a worker that hangs: its connection stands, and nothing comes."""
+        silence = Silence(LOOK_S)
+        while True:
+            await asyncio.sleep(LOOK_S)
+            worker = self.worker
+            silent_s = silence.look(worker.heard_s, self._clock())
+            step_s = wire.seconds(worker.reported.step)
+            if silent_s > max(HUNG_S, HUNG_STEPS * step_s) and not worker.lost:
+                self.lose(f"nothing was heard of it for {silent_s:.1f} s")
+                for stream in self._streams:
+                    stream.give_up()
 
     def _take(self, description: worker_pb2.DescribeWorkerResponse) -> None:
         fault = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller import wire
+from controller.fleet.members import Member
 from controller.planning.speed import DecodeCurve, Load, Observation, SpeedEstimate, SpeedModel
 from curfew.v1 import worker_pb2
 
@@ -34,7 +35,10 @@ class Worker:
         """When it last said anything."""
         self.healthy = False
         """Its health service's word."""
-        self._lost = True
+        self.member: Member | None = Member(frozenset())
+        """As what it is named; None when no source names it."""
+        self.lost = True
+        """It does not answer."""
         self._limits: Limits | None = None
         self._speed_message = worker_pb2.WorkerSpeed()
         self._speed: SpeedModel | None = None
@@ -47,7 +51,13 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether requests may be sent to it."""
-        return self.healthy and not self._lost
+        member = self.member
+        return self.healthy and not self.lost and member is not None and not member.draining
+
+    @property
+    def own_requests(self) -> int:
+        """Requests of this controller's that are there."""
+        return self._own_requests
 
     @property
     def described(self) -> bool:
@@ -78,7 +88,7 @@ class Worker:
 
     def lose(self) -> None:
         """Notes that it cannot be reached."""
-        self._lost = True
+        self.lost = True
 
     def take_description(self, message: worker_pb2.DescribeWorkerResponse, now_s: float) -> None:
         """Takes its description. What was learnt of its speed stays, unless the description is of another
@@ -94,11 +104,11 @@ class Worker:
             message.bytes_per_token,
         )
         if self._speed is None or limits != self._limits or message.speed != self._speed_message:
-            self._lost = True
+            self.lost = True
             self._speed = _speed_model(message)
             self._limits = limits
             self._speed_message = message.speed
-        self._lost = False
+        self.lost = False
         self.take_load(message.load, now_s)
         self._speed.learn_step(self._load, wire.seconds(message.load.step), now_s)
 

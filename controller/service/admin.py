@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from controller.desk import Desk
-from controller.fleet import Fleet, Roster, Worker
+from controller.fleet import Fleet, Roster, Source, Worker
 from controller.planning.decision import RefusedFor
 from controller.policy import Brownout, LivePolicy, Policy, PolicyError
 from controller.service.journal import Journal
@@ -166,6 +166,12 @@ _BROWNOUT = {
     Brownout.REJECT: admin_pb2.BROWNOUT_REJECT,
 }
 
+_SOURCE = {
+    Source.STATIC: admin_pb2.WORKER_SOURCE_STATIC,
+    Source.ANNOUNCED: admin_pb2.WORKER_SOURCE_ANNOUNCED,
+    Source.DNS: admin_pb2.WORKER_SOURCE_DNS,
+}
+
 
 def _told(rejected: PolicyError | None) -> str:
     return "" if rejected is None else str(rejected)
@@ -173,6 +179,9 @@ def _told(rejected: PolicyError | None) -> str:
 
 def _worker(worker: Worker, now_s: float) -> admin_pb2.WorkerStatus:
     message = admin_pb2.WorkerStatus(address=worker.address, available=worker.available, load=worker.reported)
+    if worker.member is not None:
+        message.sources.extend(sorted(_SOURCE[source] for source in worker.member.sources))
+        message.draining = worker.member.draining
     if worker.described:
         message.model = worker.limits.model
         message.slots = worker.limits.slots

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from controller.policy import LivePolicy, PolicyError, load_policy
 from controller.service.collector import calm_collector
+from controller.service.membership import Sources
 from controller.service.recording import Recorder, RecordingFormat
 from controller.service.reload import log_doubts, watch
 from controller.service.server import Addresses, Controller
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 EXIT_CANNOT_START = 2
 FIRST_WORKER_S = 5.0
-"""How long a controller waits for a worker before it says that it is ready without one."""
+"""How long a controller waits for a worker that it was told of before it is ready without one."""
 
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
@@ -66,7 +67,7 @@ async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argpars
         return _cannot_start(f"--state: {error}")
     controller = Controller(
         policy,
-        options.worker,
+        Sources(options.worker, options.workers_dns),
         time.monotonic,
         shadow=None if options.shadow is None else lambda: load_policy(options.shadow, None),
         recorder=recorder,
@@ -79,7 +80,8 @@ async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argpars
     except (OSError, StoreError) as error:
         return _cannot_start(f"--state: {error}" if isinstance(error, StoreError) else str(error))
     with on_signals(stop.set):
-        if not await controller.had_worker(FIRST_WORKER_S):
+        expected = options.worker or options.workers_dns
+        if not await controller.had_worker(FIRST_WORKER_S if expected else 0.0):
             log.warning("no worker is available yet")
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
         sys.stdout.flush()
@@ -144,9 +146,15 @@ def _parser() -> argparse.ArgumentParser:
         "--worker",
         type=_target,
         action="append",
-        required=True,
+        default=[],
         metavar="HOST:PORT",
-        help="a worker; may be given several times",
+        help="a worker; may be given several times. Workers may also announce themselves at --admin",
+    )
+    parser.add_argument(
+        "--workers-dns",
+        type=_name,
+        metavar="NAME:PORT",
+        help="a name in DNS whose addresses are workers, such as a headless service (none)",
     )
     parser.add_argument(
         "--listen",
@@ -189,6 +197,11 @@ def _target(text: str) -> str:
     if match is None or int(match[1]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return text
+
+
+def _name(text: str) -> tuple[str, int]:
+    name, _, port = _target(text).rpartition(":")
+    return name, int(port)
 
 
 def _seconds(text: str) -> float:

@@ -141,9 +141,9 @@ class Generation:
         link = self._fleet.link(worker)
         self._attempts.append(reasoning_pb2.Attempt(worker=worker.address))
         error: Exception | None = None
-        call = link.generate(request, timeout_s)
+        stream = link.generate(request, timeout_s)
         try:
-            async for response in call:
+            async for response in stream.call:
                 if response.HasField("load"):
                     self._roster.take_load(worker, response.load, self._clock())
                 event = response.WhichOneof("event")
@@ -172,8 +172,12 @@ class Generation:
                 link.lose(f"{failure.code().name}: {failure.details()}")
             elif self._delivered_tokens and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 error = lost(worker.address, self._delivered_tokens)
+        except asyncio.CancelledError:
+            if not stream.is_lost:
+                raise
+            error = lost(worker.address, self._delivered_tokens)
         finally:
-            call.cancel()
+            stream.close()
         return error
 
     def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,9 +17,11 @@ from controller.planning.outcomes import Outcomes
 from controller.policy import LivePolicy, Policy
 from controller.service.admin import AdminServicer
 from controller.service.journal import Journal
+from controller.service.membership import Membership, Sources
 from controller.service.reasoning import ReasoningServicer
 from controller.service.reception import Reception
 from controller.service.recording import Recorder
+from controller.service.registry import RegistryServicer
 from controller.service.requests import Requests
 from controller.service.shadow import ShadowPolicy
 from controller.service.sharing import share_pool
@@ -27,10 +29,18 @@ from controller.state.memory import MemoryStore
 from controller.state.shared import SharedState
 from controller.state.store import Level, Store
 from curfew.rpc.server import Server
-from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2, reasoning_pb2_grpc
+from curfew.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    reasoning_pb2,
+    reasoning_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 
 REASONING = reasoning_pb2.DESCRIPTOR.services_by_name["ReasoningService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MAX_MESSAGE_BYTES = 4 * 2**20
 POLICY_HEALTH = "curfew.policy"
 """What operators ask the health service for to learn whether the policy file, as read last, is in force."""
@@ -54,7 +64,7 @@ class Controller:
     def __init__(
         self,
         policy: LivePolicy,
-        workers: Sequence[str],
+        sources: Sources,
         clock: Callable[[], float],
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
         *,
@@ -64,15 +74,17 @@ class Controller:
         store: Store | None = None,
         store_optional: bool = False,
     ) -> None:
-        """shadow: loads the policy that decides without acting. recorder: closed by `stop`. recorded_labels:
-        names of the labels that are recorded. store: shared with other controllers; closed by `stop`. None
-        keeps what would be shared in memory. store_optional: whether to start without it.
+        """sources: of workers. shadow: loads the policy that decides without acting. recorder: closed by
+        `stop`. recorded_labels: names of the labels that are recorded. store: shared with other controllers;
+        closed by `stop`. None keeps what would be shared in memory. store_optional: whether to start without
+        it.
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
         roster = Roster()
+        store = store or MemoryStore(clock)
         self.shared = SharedState(
-            store or MemoryStore(clock),
+            store,
             Level(-FURTHEST, FURTHEST),
             BEGIN,
             clock,
@@ -84,7 +96,8 @@ class Controller:
         reception = Reception(desk, clock)
         share_pool(self.shared, desk, reception, clock)
         roster.on_change = reception.news
-        self._fleet = Fleet(workers, roster, clock, self._availability.put_nowait)
+        self._fleet = Fleet(roster, clock, self._availability.put_nowait)
+        self._membership = Membership(sources, store, self._fleet)
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
         self._store_optional = store_optional
@@ -101,6 +114,7 @@ class Controller:
             AdminServicer(policy, desk, roster, self._fleet, journal, self.shared, clock),
             self._operators.grpc,
         )
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), self._operators.grpc)
         self._health_task: asyncio.Task[None] | None = None
         self._had_worker = asyncio.Event()
 
@@ -110,12 +124,13 @@ class Controller:
         """
         await self.shared.start(required=not self._store_optional)
         listen = await self._callers.start(addresses.listen, [REASONING])
-        admin = await self._operators.start(addresses.admin, [ADMIN])
+        admin = await self._operators.start(addresses.admin, [ADMIN, REGISTRY])
         await self._operators.set_serving(True)
         await self._operators.set_detail(POLICY_HEALTH, True)
         self._policy.on_read = partial(self._operators.set_detail, POLICY_HEALTH)
         self._health_task = asyncio.create_task(self._report_availability())
         self._fleet.start()
+        self._membership.start()
         return Addresses(listen, admin)
 
     async def had_worker(self, within_s: float) -> bool:
@@ -133,6 +148,7 @@ class Controller:
         # Operators may look on until the last request has ended.
         await self._callers.drain(grace_s)
         await self._operators.drain(0.0)
+        await self._membership.stop()
         await self._fleet.close()
         await self.shared.stop()
         if self._recorder is not None:

@@ -57,6 +57,34 @@ BROWNOUT_REJECT: Brownout.ValueType  # 5
 """To being turned away."""
 Global___Brownout: _TypeAlias = Brownout  # noqa: Y015
 
+class _WorkerSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_SOURCE_UNSPECIFIED: _WorkerSource.ValueType  # 0
+    """Not set: never sent."""
+    WORKER_SOURCE_STATIC: _WorkerSource.ValueType  # 1
+    """The controller's command line."""
+    WORKER_SOURCE_ANNOUNCED: _WorkerSource.ValueType  # 2
+    """The worker itself."""
+    WORKER_SOURCE_DNS: _WorkerSource.ValueType  # 3
+    """A name in DNS."""
+
+class WorkerSource(_WorkerSource, metaclass=_WorkerSourceEnumTypeWrapper):
+    """Who names a worker."""
+
+WORKER_SOURCE_UNSPECIFIED: WorkerSource.ValueType  # 0
+"""Not set: never sent."""
+WORKER_SOURCE_STATIC: WorkerSource.ValueType  # 1
+"""The controller's command line."""
+WORKER_SOURCE_ANNOUNCED: WorkerSource.ValueType  # 2
+"""The worker itself."""
+WORKER_SOURCE_DNS: WorkerSource.ValueType  # 3
+"""A name in DNS."""
+Global___WorkerSource: _TypeAlias = WorkerSource  # noqa: Y015
+
 @_typing.final
 class GetPolicyRequest(_message.Message):
     """Nothing to say."""
@@ -470,6 +498,10 @@ class WorkerStatus(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    EJECTED_FIELD_NUMBER: _builtins.int
+    SLOW_START_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """HOST:PORT."""
     available: _builtins.bool
@@ -478,6 +510,10 @@ class WorkerStatus(_message.Message):
     """Name of its model. Empty before it has described itself."""
     slots: _builtins.int
     """Sequences that can run together."""
+    draining: _builtins.bool
+    """It has announced that it takes nothing new."""
+    slow_start: _builtins.float
+    """How far it is trusted since it has come: slower than it is by this factor in the choice. Range (0, 1]. 0: not known."""
     @_builtins.property
     def load(self) -> _worker_pb2.WorkerLoad:
         """Its load as last reported."""
@@ -485,6 +521,14 @@ class WorkerStatus(_message.Message):
     @_builtins.property
     def silent(self) -> _duration_pb2.Duration:
         """Time since it last said anything. Not set before the first word."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[Global___WorkerSource.ValueType]:
+        """Who names it. Empty when nobody does any more, and it only ends what it has."""
+
+    @_builtins.property
+    def ejected(self) -> _duration_pb2.Duration:
+        """For how much longer it gets nothing since it failed too often. Not set when it is not ejected."""
 
     def __init__(
         self,
@@ -495,10 +539,14 @@ class WorkerStatus(_message.Message):
         slots: _builtins.int = ...,
         load: _worker_pb2.WorkerLoad | None = ...,
         silent: _duration_pb2.Duration | None = ...,
+        sources: _abc.Iterable[Global___WorkerSource.ValueType] | None = ...,
+        draining: _builtins.bool = ...,
+        ejected: _duration_pb2.Duration | None = ...,
+        slow_start: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "silent", b"silent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ejected", b"ejected", "load", b"load", "silent", b"silent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available", b"available", "load", b"load", "model", b"model", "silent", b"silent", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available", b"available", "draining", b"draining", "ejected", b"ejected", "load", b"load", "model", b"model", "silent", b"silent", "slots", b"slots", "slow_start", b"slow_start", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63urfew/v1/registry.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"\x83\x01\n\x0f\x41nnounceRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0c\n\x04gone\x18\x07 \x01(\x08\"<\n\x10\x41nnounceResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration2V\n\x0fRegistryService\x12\x43\n\x08\x41nnounce\x12\x1a.curfew.v1.AnnounceRequest\x1a\x1b.curfew.v1.AnnounceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63urfew/v1/registry.proto\x12\tcurfew.v1\x1a\x1egoogle/protobuf/duration.proto\"\x91\x01\n\x0f\x41nnounceRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05slots\x18\x05 \x01(\r\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0c\n\x04gone\x18\x07 \x01(\x08\x12\x0c\n\x04load\x18\x08 \x01(\r\"<\n\x10\x41nnounceResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration2V\n\x0fRegistryService\x12\x43\n\x08\x41nnounce\x12\x1a.curfew.v1.AnnounceRequest\x1a\x1b.curfew.v1.AnnounceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'curfew.v1.registry_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANNOUNCEREQUEST']._serialized_start=72
-  _globals['_ANNOUNCEREQUEST']._serialized_end=203
-  _globals['_ANNOUNCERESPONSE']._serialized_start=205
-  _globals['_ANNOUNCERESPONSE']._serialized_end=265
-  _globals['_REGISTRYSERVICE']._serialized_start=267
-  _globals['_REGISTRYSERVICE']._serialized_end=353
+  _globals['_ANNOUNCEREQUEST']._serialized_end=217
+  _globals['_ANNOUNCERESPONSE']._serialized_start=219
+  _globals['_ANNOUNCERESPONSE']._serialized_end=279
+  _globals['_REGISTRYSERVICE']._serialized_start=281
+  _globals['_REGISTRYSERVICE']._serialized_end=367
 # @@protoc_insertion_point(module_scope)

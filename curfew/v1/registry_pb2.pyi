@@ -30,6 +30,7 @@ class AnnounceRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """HOST:PORT at which controllers reach it. At most 256 characters."""
     instance: _builtins.str
@@ -46,6 +47,8 @@ class AnnounceRequest(_message.Message):
     """It takes no new requests and will end."""
     gone: _builtins.bool
     """It has ended: its lease ends now."""
+    load: _builtins.int
+    """Requests that it has, running and waiting."""
     def __init__(
         self,
         *,
@@ -56,10 +59,11 @@ class AnnounceRequest(_message.Message):
         slots: _builtins.int = ...,
         draining: _builtins.bool = ...,
         gone: _builtins.bool = ...,
+        load: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "gone", b"gone", "instance", b"instance", "model", b"model", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "gone", b"gone", "instance", b"instance", "load", b"load", "model", b"model", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

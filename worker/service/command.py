@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ import torch
 from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
 from curfew.v1 import worker_pb2 as pb
+from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
@@ -30,6 +32,7 @@ from worker.model.heap import keep_freed_memory
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.progress import loading_bar
+from worker.service.announcing import Announcer, add_arguments, advertised
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
 from worker.service.servicer import ServicerSettings, WorkerServicer
@@ -115,6 +118,7 @@ def arguments() -> argparse.ArgumentParser:
         help="a step that takes longer is a failure of the device; more where a long prompt waits",
     )
     add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
+    add_arguments(parser)
     add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
     return parser
 
@@ -212,15 +216,32 @@ async def _serve(
     add_WorkerServiceServicer_to_server(servicer, server.grpc)
     try:
         address = await server.start(options.listen, [SERVICE])
-    except OSError as error:
+        reached = advertised(options, address) if options.announce else address
+    except (OSError, ValueError) as error:
         return _cannot_start(error)
     thread.start()
     await server.set_serving(True)
+    instance = secrets.token_hex(8)
+    announcer = Announcer(
+        options.announce,
+        lambda: AnnounceRequest(
+            address=reached,
+            instance=instance,
+            model=description.model,
+            version=description.version,
+            slots=description.limits.slots,
+            load=thread.load.running + thread.load.waiting,
+        ),
+        random.random,
+    )
+    announcer.start()
     print(f"curfew worker ready: listen={address}", flush=True)
     with on_signals(stop.set):
         await stop.wait()
     logger.info("draining")
+    announcer.drain()
     await server.drain(_FAILURE_GRACE_S if thread.failed else options.grace_s)
+    await announcer.end()
     await thread.stop()
     return 1 if thread.failed else 0
 

@@ -14,9 +14,11 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
 from controller.policy import LivePolicy, Policy, parse_policy
+from controller.service.membership import Sources
 from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
 from controller.service.shadow import ShadowPolicy
+from controller.state.store import Store
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
 LOCAL = Addresses("127.0.0.1:0", "127.0.0.1:0")
@@ -154,6 +156,8 @@ async def controller(
     shadow: Callable[[], Policy] | None = None,
     recorder: Recorder | None = None,
     recorded_labels: Set[str] = frozenset(),
+    store: Store | None = None,
+    workers_dns: tuple[str, int] | None = None,
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process."""
     live = (
@@ -163,11 +167,12 @@ async def controller(
     )
     running = Controller(
         live,
-        workers,
+        Sources(workers, workers_dns),
         time.monotonic,
         shadow=shadow,
         recorder=recorder,
         recorded_labels=recorded_labels,
+        store=store,
     )
     door = Door(await running.start(LOCAL), running.shadow)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller.policy import LivePolicy, parse_policy
+from controller.service.membership import Sources
 from controller.service.server import Controller
 from controller.state.connect import open_store
 from controller.state.shared import Timings
@@ -42,7 +43,7 @@ async def controllers(
             policy = LivePolicy(lambda: parse_policy(POLICY, "policy.yaml", KEYS))
             # Patient, since a test machine may be slow.
             store = open_store(server.url, Timings().call_s)
-            one = Controller(policy, [worker.address], time.monotonic, store=store)
+            one = Controller(policy, Sources([worker.address]), time.monotonic, store=store)
             door = Door(await one.start(LOCAL))
             stack.push_async_callback(one.stop, 0.0)
             stack.push_async_callback(door.close)
