@@ -131,7 +131,9 @@ async def test_workers_are_shown_as_they_last_said() -> None:
     assert (there.available, there.model, there.slots) == (True, "fake", 4)
     assert (there.load.running, there.load.waiting, there.load.free_pages) == (1, 0, 1000)
     assert 0 <= seconds(there.silent) < 10
-    assert lost == admin_pb2.WorkerStatus(address=gone, load=worker_pb2.WorkerLoad())
+    assert lost == admin_pb2.WorkerStatus(
+        address=gone, load=worker_pb2.WorkerLoad(), sources=[admin_pb2.WORKER_SOURCE_STATIC]
+    )
 
 
 async def test_without_a_worker_there_is_no_load() -> None:
