@@ -78,7 +78,9 @@ class Calls(grpc.aio.ServerInterceptor):
                             try:
                                 await context.write(response)
                             except grpc.aio.InternalError:
-                                return  # the caller has left
+                                # The caller has left. For a stream that merely ends gRPC would try to send a
+                                # status, and log that it could not.
+                                raise asyncio.CancelledError from None
 
                 if self._end_s is not None:
                     await _abort(context, _shutting_down())

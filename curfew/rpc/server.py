@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from curfew.rpc.calls import Calls
+from curfew.rpc.reading import Reading
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -29,7 +30,7 @@ class Server:
         """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read."""
         self._calls = Calls()
         self.grpc = grpc.aio.server(
-            interceptors=[self._calls],
+            interceptors=[Reading(), self._calls],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # A restarted process must not share its port with a dying one.
