@@ -149,8 +149,10 @@ class Flight:
         self._moved = False
         self._price = price
         self._closed = closed
-        self._first_token_s: float | None = None
-        self._first_answer_token_s: float | None = None
+        self.first_token_s: float | None = None
+        """When it came."""
+        self.first_answer_token_s: float | None = None
+        """When that came."""
         decision = placement.decision
         self.budget_tokens = decision.budget_tokens
         """In force."""
@@ -188,8 +190,8 @@ class Flight:
     def reason(self, reasoning_tokens: int, now_s: float) -> Adjustment | None:
         """So many reasoning tokens have come in all. Returns a better budget if there is one that matters."""
         elapsed_s = now_s - self.placement.receipt_s
-        if self._first_token_s is None:
-            self._first_token_s = elapsed_s
+        if self.first_token_s is None:
+            self.first_token_s = elapsed_s
         if self._watch is not None:
             until_s = self._watch.look(reasoning_tokens, elapsed_s)
             if until_s is not None:
@@ -201,10 +203,10 @@ class Flight:
 
     def answer(self, now_s: float) -> None:
         """Tokens of the answer have come."""
-        if self._first_answer_token_s is None:
-            self._first_answer_token_s = now_s - self.placement.receipt_s
-            if self._first_token_s is None:
-                self._first_token_s = self._first_answer_token_s
+        if self.first_answer_token_s is None:
+            self.first_answer_token_s = now_s - self.placement.receipt_s
+            if self.first_token_s is None:
+                self.first_token_s = self.first_answer_token_s
 
     def adjusted(self, adjustment: Adjustment) -> None:
         """The worker has taken an adjustment."""
@@ -310,8 +312,8 @@ class Flight:
 
     def _results(self, output_tokens: int, latency_s: float) -> list[Result]:
         """Each objective of the tenant, and the caller's deadline, with what came of it."""
-        first_s = latency_s if self._first_token_s is None else self._first_token_s
-        first_answer_s = latency_s if self._first_answer_token_s is None else self._first_answer_token_s
+        first_s = latency_s if self.first_token_s is None else self.first_token_s
+        first_answer_s = latency_s if self.first_answer_token_s is None else self.first_answer_token_s
         per_token_s = (latency_s - first_s) / max(1, output_tokens - 1)
         objectives: Objectives = self.placement.policy.objectives
         pairs = (

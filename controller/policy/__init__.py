@@ -1,7 +1,7 @@
 """What each tenant is promised and granted: the policy file, checked and resolved into frozen values."""
 
 from controller.policy.document import PolicyError, Problem, UnreadableError
-from controller.policy.live import LivePolicy
+from controller.policy.live import LivePolicy, Reloads
 from controller.policy.loading import load_policy, parse_policy
 from controller.policy.model import (
     Brownout,
@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "Quality",
     "QualityCurve",
+    "Reloads",
     "Rule",
     "TenantPolicy",
     "UnreadableError",

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from controller.policy.document import PolicyError
 from controller.policy.model import Policy
+
+
+@dataclass(slots=True)
+class Reloads:
+    """How often a policy file was read again: ok, whether it was another or not, or with errors."""
+
+    ok: int = 0
+    rejected: int = 0
 
 
 class LivePolicy:
@@ -17,6 +26,7 @@ class LivePolicy:
         self._read = read
         self._current = read()
         self._rejected: PolicyError | None = None
+        self.reloads = Reloads()
         self._one_at_a_time = asyncio.Lock()
         self.on_read: Callable[[bool], Awaitable[None]] = _nobody
         """Told after each reload whether what was read is in force."""
@@ -41,9 +51,11 @@ class LivePolicy:
                 policy = await asyncio.to_thread(self._read)
             except PolicyError as error:
                 self._rejected = error
+                self.reloads.rejected += 1
                 await self.on_read(False)
                 raise
             self._rejected = None
+            self.reloads.ok += 1
             changed = _identity(policy) != _identity(self._current)
             if changed:
                 self._current = policy

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from controller.policy import LivePolicy, PolicyError, load_policy
@@ -21,7 +22,9 @@ from controller.service.server import Addresses, Controller
 from controller.state.connect import open_store
 from controller.state.shared import Timings
 from controller.state.store import StoreError
+from controller.telemetry.readings import MOST_TENANTS
 from curfew.rpc.server import on_signals
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace) -> int:
+    async with AsyncExitStack() as at_end:
+        return await _serve_until_told(policy, recorder, options, at_end)
+
+
+async def _serve_until_told(
+    policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace, at_end: AsyncExitStack
+) -> int:
     stop = asyncio.Event()
     try:
         store = open_store(options.state, Timings().call_s) if options.state else None
@@ -74,16 +84,22 @@ async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argpars
         recorded_labels=frozenset(options.record_label),
         store=store,
         store_optional=options.state_optional,
+        measured=options.metrics is not None,
+        most_tenants=options.metrics_tenants,
     )
     try:
+        metrics = await at_end.enter_async_context(
+            metrics_endpoint(options.metrics, controller.readings.read)
+        )
         bound = await controller.start(Addresses(options.listen, options.admin))
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, TelemetryError) as error:
         return _cannot_start(f"--state: {error}" if isinstance(error, StoreError) else str(error))
     with on_signals(stop.set):
         expected = options.worker or options.workers_dns
         if not await controller.had_worker(FIRST_WORKER_S if expected else 0.0):
             log.warning("no worker is available yet")
-        sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}\n")
+        also = "" if metrics is None else f" metrics={metrics}"
+        sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}{also}\n")
         sys.stdout.flush()
         watching = [asyncio.create_task(watch(options.policy, policy, secrets=options.secrets))]
         if controller.shadow is not None:
@@ -188,6 +204,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--state-optional", action="store_true", help="start even when the store cannot be reached"
+    )
+    add_telemetry_options(parser).add_argument(
+        "--metrics-tenants",
+        type=int,
+        default=MOST_TENANTS,
+        metavar="N",
+        help="tenants that have metrics of their own, the policy's first; the rest is `other` (%(default)s)",
     )
     return parser
 

@@ -83,6 +83,11 @@ class Generation:
         self._adjusting: asyncio.Task[None] | None = None
 
     @property
+    def attempts(self) -> int:
+        """Workers that it was sent to so far."""
+        return len(self._attempts)
+
+    @property
     def used_tokens(self) -> int:
         """Prompt, output and probes, as far as is known."""
         if self.done is not None:

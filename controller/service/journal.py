@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -45,15 +45,17 @@ class Journal:
         shadow: ShadowPolicy | None = None,
         recorder: Recorder | None = None,
         recorded_labels: Set[str] = frozenset(),
+        observers: Sequence[Callable[[Entry, float], None]] = (),
     ) -> None:
         """recorded_labels: names of the labels that are recorded, with their values: a label may tell more
-        than numbers do.
+        than numbers do. observers: told of each request once it is over, and when that was.
         """
         self.activities = Activities(clock())
         self.shadow = shadow
         self.recorder = recorder
         self._clock = clock
         self._recorded_labels = recorded_labels
+        self._observers = observers
 
     @contextmanager
     def entry(self, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float) -> Iterator[Entry]:
@@ -67,16 +69,18 @@ class Journal:
             entry.decided(error.refusal)
             raise
         except RpcError as error:
-            full = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            entry.outcome = Outcome.REJECTED if full else Outcome.FAILED
+            entry.failed(full=error.code is grpc.StatusCode.RESOURCE_EXHAUSTED)
             raise
         except Exception:
-            entry.outcome = Outcome.FAILED
+            entry.failed(full=False)
             raise
         finally:
             activity.end()
             if self.recorder is not None and entry.ask is not None:
                 self.recorder.note(self._row(entry, entry.ask))
+            now_s = self._clock() if self._observers else 0.0
+            for observe in self._observers:
+                observe(entry, now_s)
 
     def decided(self, entry: Entry, ask: Ask, verdict: Flight | Refusal) -> None:
         """The desk has decided a request."""
@@ -97,11 +101,11 @@ class Journal:
             input_tokens=prompt,
             reasoning_tokens=reasoning,
             answer_tokens=answer,
-            reasoning_end=_reasoning_end(run),
+            reasoning_end=reasoning_end(run),
             labels=MappingProxyType(labels),
             deadline_s=ask.deadline_s,
             mode=ask.mode,
-            outcome=entry.outcome if settlement is None else Outcome.ANSWERED,
+            outcome=entry.outcome,
             latency_s=self._clock() - entry.receipt_s if settlement is None else settlement.latency_s,
             kept=None if settlement is None else settlement.kept,
         )
@@ -121,7 +125,7 @@ class Journal:
 
 
 class Entry:
-    """One request. outcome: unless it is answered."""
+    """One request."""
 
     def __init__(
         self, journal: Journal, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float
@@ -129,16 +133,32 @@ class Entry:
         self.policy = policy
         self.labels = labels
         self.receipt_s = receipt_s
-        self.outcome = Outcome.LEFT
         self.ask: Ask | None = None
         self.flight: Flight | None = None
+        """Its place, if it was given one."""
+        self.refusal: Refusal | None = None
+        """Why it was not, if the desk refused it."""
         self.run: Generation | None = None
+        self.trace_id = ""
+        """In hexadecimal digits; empty unless it is traced."""
         self._journal = journal
+        self._unanswered = Outcome.LEFT
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it, as far as is known."""
+        answered = self.run is not None and self.run.settlement is not None
+        return Outcome.ANSWERED if answered else self._unanswered
+
+    def failed(self, full: bool) -> None:
+        """It was not answered. full: for want of room."""
+        self._unanswered = Outcome.REJECTED if full else Outcome.FAILED
 
     def decided(self, verdict: Flight | Refusal) -> None:
         """It was given a place, or was refused."""
         if isinstance(verdict, Refusal):
-            self.outcome = _REFUSED[verdict.reason]
+            self.refusal = verdict
+            self._unanswered = _REFUSED[verdict.reason]
         else:
             self.flight = verdict
         if self.ask is not None:
@@ -154,7 +174,8 @@ def _tokens(run: Generation | None, ask: Ask) -> tuple[int, int, int]:
     return run.done.prompt_tokens, run.done.reasoning_tokens, run.done.answer_tokens
 
 
-def _reasoning_end(run: Generation | None) -> ReasoningEnd:
+def reasoning_end(run: Generation | None) -> ReasoningEnd:
+    """Why a request's reasoning ended, as far as is known."""
     if run is None:
         return ReasoningEnd.NONE
     if run.done is None:  # how its reasoning ended was not told, if it did

@@ -28,6 +28,8 @@ from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
 from controller.state.shared import SharedState
 from controller.state.store import Level, Store
+from controller.telemetry.readings import MOST_TENANTS, ControllerReadings
+from controller.telemetry.requests import RequestMetrics
 from curfew.rpc.server import Server
 from curfew.v1 import (
     admin_pb2,
@@ -73,11 +75,14 @@ class Controller:
         recorded_labels: Set[str] = frozenset(),
         store: Store | None = None,
         store_optional: bool = False,
+        measured: bool = False,
+        most_tenants: int = MOST_TENANTS,
     ) -> None:
         """sources: of workers. shadow: loads the policy that decides without acting. recorder: closed by
         `stop`. recorded_labels: names of the labels that are recorded. store: shared with other controllers;
         closed by `stop`. None keeps what would be shared in memory. store_optional: whether to start without
-        it.
+        it. measured: whether requests are counted for `readings`. most_tenants: that have metrics of their
+        own.
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
@@ -101,7 +106,12 @@ class Controller:
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
         self._store_optional = store_optional
-        journal = Journal(clock, self.shadow, recorder, recorded_labels)
+        counted = RequestMetrics()
+        observers = [counted.note] if measured else []
+        journal = Journal(clock, self.shadow, recorder, recorded_labels, observers)
+        self.readings = ControllerReadings(
+            policy, desk, roster, self._fleet, journal, self.shared, counted, clock, most_tenants
+        )
         requests = Requests(
             policy, desk, reception, roster, self._fleet, Outcomes(), journal, self.shared, clock, new_id
         )

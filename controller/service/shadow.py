@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from controller.desk.desk import Desk, NoWorkerError
 from controller.desk.flight import Flight
 from controller.planning.decision import Ask, Decision, Refusal, RefusedFor
-from controller.policy import LivePolicy, Policy, PolicyError
+from controller.policy import LivePolicy, Policy, PolicyError, Reloads
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class ShadowPolicy:
         self._desk = desk
         self._live: LivePolicy | None = None
         self._rejected: PolicyError | None = None
+        self._rejections = 0  # before any was fit for use
         self._differences: dict[str, Differences] = {}
         self.faults = 0
         try:
@@ -78,6 +79,12 @@ class ShadowPolicy:
         """Why what was last read is not in use; None when it is."""
         return self._rejected if self._live is None else self._live.rejected
 
+    @property
+    def reloads(self) -> Reloads:
+        """How often it was read again."""
+        live = Reloads() if self._live is None else self._live.reloads
+        return Reloads(live.ok, live.rejected + self._rejections)
+
     def differences(self, tenant: str) -> Differences:
         """Those of a tenant."""
         return self._differences.get(tenant) or Differences()
@@ -94,7 +101,9 @@ class ShadowPolicy:
                 self._live = await asyncio.to_thread(LivePolicy, self._read)
             except PolicyError as error:
                 self._rejected = error
+                self._rejections += 1
                 raise
+            self._live.reloads.ok += 1
             changed = True
         if changed:
             self._differences.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -26,11 +26,15 @@ _LAST_WORDS_S = 0.1
 class Server:
     """Serves on one address: the services added, health (grpc.health.v1), reflection and channelz."""
 
-    def __init__(self, *, max_message_bytes: int) -> None:
-        """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read."""
+    def __init__(
+        self, *, max_message_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    ) -> None:
+        """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read.
+        interceptors: of calls, inside of what gives them statuses and their end.
+        """
         self._calls = Calls()
         self.grpc = grpc.aio.server(
-            interceptors=[Reading(), self._calls],
+            interceptors=[Reading(), self._calls, *interceptors],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 # A restarted process must not share its port with a dying one.

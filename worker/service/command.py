@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 
 from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -32,11 +34,15 @@ from worker.model.heap import keep_freed_memory
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.progress import loading_bar
+from worker.service import responses
 from worker.service.announcing import Announcer, add_arguments, advertised
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.service.warmup import Speed, measure
+from worker.telemetry.readings import WorkerReadings
+from worker.telemetry.totals import Totals
+from worker.telemetry.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +126,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
     add_arguments(parser)
     add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
+    add_telemetry_options(parser)
     return parser
 
 
@@ -202,9 +209,22 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
 async def _serve(
     options: argparse.Namespace, engine: Engine, reader: RequestReader, description: pb.DescribeWorkerResponse
 ) -> int:
+    async with AsyncExitStack() as at_end:
+        return await _serve_until_told(options, engine, reader, description, at_end)
+
+
+async def _serve_until_told(
+    options: argparse.Namespace,
+    engine: Engine,
+    reader: RequestReader,
+    description: pb.DescribeWorkerResponse,
+    at_end: AsyncExitStack,
+) -> int:
     stop = asyncio.Event()
     thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
-    server = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
+    totals = Totals()
+    watches = [] if options.metrics is None else [Watch(totals)]
+    server = Server(max_message_bytes=_MAX_MESSAGE_BYTES, interceptors=watches)
     servicer = WorkerServicer(
         thread,
         reader,
@@ -214,10 +234,13 @@ async def _serve(
         random_seed=lambda: random.getrandbits(63),
     )
     add_WorkerServiceServicer_to_server(servicer, server.grpc)
+    readings = WorkerReadings(description, lambda: responses.load(thread.load), lambda: thread.failed, totals)
     try:
+        endpoint = metrics_endpoint(options.metrics, readings.read)
+        metrics = await at_end.enter_async_context(endpoint)
         address = await server.start(options.listen, [SERVICE])
         reached = advertised(options, address) if options.announce else address
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TelemetryError) as error:
         return _cannot_start(error)
     thread.start()
     await server.set_serving(True)
@@ -235,7 +258,8 @@ async def _serve(
         random.random,
     )
     announcer.start()
-    print(f"curfew worker ready: listen={address}", flush=True)
+    also = "" if metrics is None else f" metrics={metrics}"
+    print(f"curfew worker ready: listen={address}{also}", flush=True)
     with on_signals(stop.set):
         await stop.wait()
     logger.info("draining")

@@ -1,0 +1,73 @@
+"""Watches the streams of a worker's service, whatever is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import cast
+
+import grpc
+
+from curfew.rpc.calls import Context, Request, Response, Streaming
+from curfew.rpc.errors import RpcError
+from curfew.v1 import worker_pb2
+from worker.telemetry.totals import Totals
+
+GENERATE = "/curfew.v1.WorkerService/Generate"
+
+GenerateRequest = worker_pb2.WorkerServiceGenerateRequest
+GenerateResponse = worker_pb2.WorkerServiceGenerateResponse
+Responses = AsyncGenerator[GenerateResponse, None]
+
+_FAILURES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+
+
+class Watch(grpc.aio.ServerInterceptor):
+    """Counts what its streams bring. Only a worker that is asked for telemetry has one, so that others do
+    nothing for it.
+    """
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Request, Response] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Request, Response] | None:
+        """Wraps the handler of Generate."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method != GENERATE:
+            return handler
+        generate = cast("Streaming[GenerateRequest, GenerateResponse]", handler.unary_stream)
+
+        def watched(
+            request: GenerateRequest, context: Context[GenerateRequest, GenerateResponse]
+        ) -> Responses:
+            return self._watched(generate(request, context))
+
+        return grpc.unary_stream_rpc_method_handler(
+            watched,
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    async def _watched(self, responses: Responses) -> Responses:
+        outcome = "cancelled"
+        try:
+            async with aclosing(responses):
+                async for response in responses:
+                    if response.HasField("completion"):
+                        self._totals.completed(response.completion, trace_id="")
+                        outcome = "completed"
+                    yield response
+        except RpcError as error:
+            outcome = "failed" if error.code in _FAILURES else "refused"
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self._totals.ended(outcome)
