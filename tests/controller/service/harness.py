@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,6 +19,8 @@ from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
 from controller.service.shadow import ShadowPolicy
 from controller.state.store import Store
+from controller.telemetry.readings import MOST_TENANTS
+from curfew.telemetry.metric import Reading
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
 LOCAL = Addresses("127.0.0.1:0", "127.0.0.1:0")
@@ -75,9 +77,16 @@ class Answer:
 class Door:
     """A running controller, seen from outside."""
 
-    def __init__(self, addresses: Addresses, shadow: ShadowPolicy | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Addresses,
+        shadow: ShadowPolicy | None = None,
+        readings: Callable[[], Iterable[Reading]] = tuple,
+    ) -> None:
+        """readings: its metrics, of one in this process."""
         self.addresses = addresses
         self.shadow = shadow
+        self.readings = readings
         # A transport that reads ahead as little as it may, so that a caller who does not read is felt.
         options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
         self._channel = grpc.aio.insecure_channel(addresses.listen, options=options)
@@ -158,6 +167,8 @@ async def controller(
     recorded_labels: Set[str] = frozenset(),
     store: Store | None = None,
     workers_dns: tuple[str, int] | None = None,
+    measured: bool = False,
+    most_tenants: int = MOST_TENANTS,
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process."""
     live = (
@@ -173,8 +184,10 @@ async def controller(
         recorder=recorder,
         recorded_labels=recorded_labels,
         store=store,
+        measured=measured,
+        most_tenants=most_tenants,
     )
-    door = Door(await running.start(LOCAL), running.shadow)
+    door = Door(await running.start(LOCAL), running.shadow, running.readings.read)
     try:
         if ready:
             await door.becomes(serving=True)

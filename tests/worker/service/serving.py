@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -169,6 +169,7 @@ async def serving(
     flush_s: float = 0.0,
     step_limit_s: float = 120.0,
     step_clock: Callable[[], float] = time.monotonic,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     **sizes: int,
 ) -> AsyncIterator[Worker]:
     """A worker for as long as the context is open; sizes are of its engine. step_clock: of the limit. At the
@@ -185,7 +186,7 @@ async def serving(
 
     thread = EngineThread(engine, on_failure=failed, step_limit_s=step_limit_s, clock=step_clock)
     reader = RequestReader(model.chat, default_closing(model))
-    server = Server(max_message_bytes=1 << 20)
+    server = Server(max_message_bytes=1 << 20, interceptors=interceptors)
     servicer = WorkerServicer(
         thread,
         reader,
