@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from controller.fleet.link import Link
+from controller.fleet.link import CHANNEL_OPTIONS, Link
 from controller.fleet.members import Members, Source
 from controller.fleet.roster import Roster
 from controller.fleet.worker import Worker
+from curfew.rpc.tls import Dialler, Tls
 
 TEND_S = 0.5
 """How often what is over is cleared away."""
@@ -26,7 +27,11 @@ class Fleet:
         roster: Roster,
         clock: Callable[[], float],
         on_available: Callable[[bool], None] = lambda available: None,
+        tls: Tls | None = None,
     ) -> None:
+        """tls: how the connections are encrypted; None: they are not. Raises OSError, and ValueError for a
+        file of it that does not fit.
+        """
         self._roster = roster
         self._clock = clock
         self._on_available = on_available
@@ -35,6 +40,7 @@ class Fleet:
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
+        self._dialler = Dialler(tls, CHANNEL_OPTIONS)
 
     def start(self) -> None:
         """Begins to follow all workers; needs a running event loop."""
@@ -63,7 +69,7 @@ class Fleet:
         for address, member in members.items():
             link = self._links.get(address)
             if link is None:
-                link = self._links[address] = Link(Worker(address), self._clock, self._changed)
+                link = self._links[address] = Link(Worker(address), self._clock, self._changed, self._dialler)
                 if self._tending is not None:
                     link.start()
             link.name(member)

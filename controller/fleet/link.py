@@ -13,6 +13,7 @@ from controller import wire
 from controller.fleet.members import Member
 from controller.fleet.silence import Silence
 from controller.fleet.worker import Worker
+from curfew.rpc.tls import Dialler
 from curfew.v1 import worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,28 @@ class Link:
     `changed` is called with the worker after everything that it said.
     """
 
-    def __init__(self, worker: Worker, clock: Callable[[], float], changed: Callable[[Worker], None]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        clock: Callable[[], float],
+        changed: Callable[[Worker], None],
+        dialler: Dialler,
+    ) -> None:
+        """dialler: opens the channel."""
         self.worker = worker
         self._clock = clock
         self._changed = changed
-        self._channel = grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS)
+        self._dialler = dialler
+        self._open()
+        self._fault = ""
+        self._was_available = False
+        self._streams: set[Stream] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _open(self) -> None:
+        """Opens the channel. One before it goes with its last call."""
+        self._version = self._dialler.version
+        self._channel = self._dialler.open(self.worker.address)
         stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._describe = stub.DescribeWorker
         self._generate = stub.Generate
@@ -95,10 +113,6 @@ class Link:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        self._fault = ""
-        self._was_available = False
-        self._streams: set[Stream] = set()
-        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to follow the worker."""
@@ -156,6 +170,8 @@ class Link:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self.lose(f"{error.code().name}: {error.details()}")
+                    if self._dialler.version != self._version:
+                        self._open()
             except Exception:  # of a description that nobody foresaw; the next may be better
                 log.exception("worker %s cannot be followed", self.worker.address)
             await asyncio.sleep(POLL_S)

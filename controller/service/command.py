@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +17,13 @@ from controller.service.collector import calm_collector
 from controller.service.membership import Sources
 from controller.service.recording import Recorder, RecordingFormat
 from controller.service.reload import log_doubts, watch
+from controller.service.security import Security, add_security_options, read_security
 from controller.service.server import Addresses, Controller
 from controller.state.connect import open_store
 from controller.state.shared import Timings
 from controller.state.store import StoreError
 from controller.telemetry.readings import MOST_TENANTS
+from curfew.rpc.addresses import host_and_port
 from curfew.rpc.server import on_signals
 from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
 
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 EXIT_CANNOT_START = 2
 FIRST_WORKER_S = 5.0
 """How long a controller waits for a worker that it was told of before it is ready without one."""
-
-_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,17 +57,27 @@ def main(arguments: Sequence[str]) -> int:
         return _cannot_start(f"nothing can be recorded to {options.record}: {error.strerror}")
     except ImportError as error:
         return _cannot_start(f"--record-format: {error}")
+    try:
+        security = read_security(options)
+    except (OSError, ValueError) as error:
+        return _cannot_start(str(error))
     calm_collector()
-    return asyncio.run(_serve(policy, recorder, options))
+    return asyncio.run(_serve(policy, recorder, security, options))
 
 
-async def _serve(policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace) -> int:
+async def _serve(
+    policy: LivePolicy, recorder: Recorder | None, security: Security, options: argparse.Namespace
+) -> int:
     async with AsyncExitStack() as at_end:
-        return await _serve_until_told(policy, recorder, options, at_end)
+        return await _serve_until_told(policy, recorder, security, options, at_end)
 
 
 async def _serve_until_told(
-    policy: LivePolicy, recorder: Recorder | None, options: argparse.Namespace, at_end: AsyncExitStack
+    policy: LivePolicy,
+    recorder: Recorder | None,
+    security: Security,
+    options: argparse.Namespace,
+    at_end: AsyncExitStack,
 ) -> int:
     stop = asyncio.Event()
     try:
@@ -86,6 +95,7 @@ async def _serve_until_told(
         store_optional=options.state_optional,
         measured=options.metrics is not None,
         most_tenants=options.metrics_tenants,
+        security=security,
     )
     try:
         metrics = await at_end.enter_async_context(
@@ -160,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--worker",
-        type=_target,
+        type=host_and_port,
         action="append",
         default=[],
         metavar="HOST:PORT",
@@ -174,14 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--listen",
-        type=_target,
+        type=host_and_port,
         default="127.0.0.1:7200",
         metavar="HOST:PORT",
         help="for callers (%(default)s)",
     )
     parser.add_argument(
         "--admin",
-        type=_target,
+        type=host_and_port,
         default="127.0.0.1:7201",
         metavar="HOST:PORT",
         help="for operators (%(default)s)",
@@ -205,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state-optional", action="store_true", help="start even when the store cannot be reached"
     )
+    add_security_options(parser)
     add_telemetry_options(parser).add_argument(
         "--metrics-tenants",
         type=int,
@@ -215,15 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _target(text: str) -> str:
-    match = _TARGET.fullmatch(text)
-    if match is None or int(match[1]) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return text
-
-
 def _name(text: str) -> tuple[str, int]:
-    name, _, port = _target(text).rpartition(":")
+    name, _, port = host_and_port(text).rpartition(":")
     return name, int(port)
 
 

@@ -23,6 +23,7 @@ from controller.service.reception import Reception
 from controller.service.recording import Recorder
 from controller.service.registry import RegistryServicer
 from controller.service.requests import Requests
+from controller.service.security import OPEN, Security
 from controller.service.shadow import ShadowPolicy
 from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
@@ -77,12 +78,13 @@ class Controller:
         store_optional: bool = False,
         measured: bool = False,
         most_tenants: int = MOST_TENANTS,
+        security: Security = OPEN,
     ) -> None:
         """sources: of workers. shadow: loads the policy that decides without acting. recorder: closed by
         `stop`. recorded_labels: names of the labels that are recorded. store: shared with other controllers;
         closed by `stop`. None keeps what would be shared in memory. store_optional: whether to start without
         it. measured: whether requests are counted for `readings`. most_tenants: that have metrics of their
-        own.
+        own. security: who may connect to what, and how.
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
@@ -101,7 +103,7 @@ class Controller:
         reception = Reception(desk, clock)
         share_pool(self.shared, desk, reception, clock)
         roster.on_change = reception.news
-        self._fleet = Fleet(roster, clock, self._availability.put_nowait)
+        self._fleet = Fleet(roster, clock, self._availability.put_nowait, security.workers)
         self._membership = Membership(sources, store, self._fleet)
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
@@ -115,8 +117,13 @@ class Controller:
         requests = Requests(
             policy, desk, reception, roster, self._fleet, Outcomes(), journal, self.shared, clock, new_id
         )
-        self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES)
-        self._operators = Server(max_message_bytes=MAX_MESSAGE_BYTES)
+        self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES, tls=security.callers)
+        self._operators = Server(
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            tls=security.operators,
+            authorise=security.door.authorise,
+            shows_connections=True,
+        )
         reasoning_pb2_grpc.add_ReasoningServiceServicer_to_server(
             ReasoningServicer(requests), self._callers.grpc
         )

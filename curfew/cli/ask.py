@@ -41,6 +41,7 @@ def ask(
     ca: cli.Ca = None,
     cert: cli.Cert = None,
     cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
 ) -> None:
     """Ask one question and stream what comes.
 
@@ -51,7 +52,7 @@ def ask(
     {"completion": …}, in the JSON form of protos/curfew/v1; the last may be {"error": …}.
     """
     options = cli.wishes(system, deadline, think, budget, max_answer, label)
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key)
+    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
     text = sys.stdin.read() if question == "-" else question
     with (
         ending("ask"),

@@ -68,6 +68,7 @@ def bench(
     ca: cli.Ca = None,
     cert: cli.Cert = None,
     cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
 ) -> None:
     """Put load on a controller and report what came: promises kept, latencies, refusals by reason.
 
@@ -82,7 +83,7 @@ def bench(
     if (rate is None) == (trace is None):
         raise typer.BadParameter("one of --rate and --trace is needed")
     keys = _keys(tenant or [], key or [])
-    security = cli.tls_of(tls, ca, cert, cert_key)
+    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
     random = Random(seed)
     with ending("bench"):
         if rate is not None:

@@ -30,13 +30,14 @@ def chat(
     ca: cli.Ca = None,
     cert: cli.Cert = None,
     cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
 ) -> None:
     """Converse: each line is a turn, and what was said before is kept. /help tells the commands.
 
     Ctrl-C cancels the answer that is being written, and only that; its turn is forgotten.
     """
     conversation = Conversation(cli.wishes(system, deadline, think, labels=label))
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key)
+    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
     if sys.stdin.isatty():
         import readline  # noqa: F401  # lets lines be edited and called back
     with ending("chat"), Client(address.split(","), key=api_key, tls=security) as client:

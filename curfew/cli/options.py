@@ -39,13 +39,16 @@ Address = Annotated[
         envvar="CURFEW_ADDRESS", help="The controller, HOST:PORT; of several, with commas, one that answers."
     ),
 ]
-UseTls = Annotated[bool, typer.Option("--tls", help="Encrypt. Implied by --ca and --cert.")]
+UseTls = Annotated[bool, typer.Option("--tls", help="Encrypt. Implied by the options below.")]
 Ca = Annotated[
     Path | None,
     typer.Option(envvar="CURFEW_CA", exists=True, dir_okay=False, help="Certificates to trust (PEM)."),
 ]
 Cert = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Your own certificate (PEM).")]
 CertKey = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its key (PEM).")]
+ServerName = Annotated[
+    str, typer.Option(help="The name in the other side's certificate, where it is not that of the address.")
+]
 System = Annotated[str, typer.Option(help="A system text.")]
 Deadline = Annotated[
     float | None,
@@ -73,12 +76,14 @@ def key_of(tenant: str | None, key: str | None) -> str:
     return key
 
 
-def tls_of(use: bool, ca: Path | None, cert: Path | None, cert_key: Path | None) -> Tls | None:
+def tls_of(
+    use: bool, ca: Path | None, cert: Path | None, cert_key: Path | None, server_name: str
+) -> Tls | None:
     """How to encrypt, if at all. Raises typer.BadParameter."""
-    if not (use or ca or cert or cert_key):
+    if not (use or ca or cert or cert_key or server_name):
         return None
     try:
-        return Tls(ca=ca, cert=cert, cert_key=cert_key)
+        return Tls(ca=ca, cert=cert, cert_key=cert_key, server_name=server_name)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -35,10 +35,11 @@ def plan(
     ca: cli.Ca = None,
     cert: cli.Cert = None,
     cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
 ) -> None:
     """Tell what would be decided for a question now, and why. Nothing is run."""
     options = cli.wishes(system, deadline, think, budget, max_answer, label)
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key)
+    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
     text = sys.stdin.read() if question == "-" else question
     with ending("plan"), Client(address.split(","), key=api_key, tls=security) as client:
         decided = client.plan(text, **options)

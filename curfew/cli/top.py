@@ -19,12 +19,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from curfew.cli import options as cli
+from curfew.cli.exits import ending
+from curfew.client.connection import Connection, Metadata
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 CALL_TIMEOUT_S = 5.0
 PAGE = 100
 """Tenants asked for at once: the controller writes them between two tokens of its streams."""
-_UNREACHABLE = 6  # as with the commands that ask
+_STATUSES = {  # as with the commands that ask
+    grpc.StatusCode.UNAUTHENTICATED: 4,
+    grpc.StatusCode.PERMISSION_DENIED: 4,
+    grpc.StatusCode.UNAVAILABLE: 6,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 6,
+}
 FRAME_LINES = 10
 """Of a screen, beside the rows of the tables: titles, headers, margins."""
 
@@ -64,16 +72,27 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each time.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds between looks.")] = 1.0,
+    key: Annotated[
+        str, typer.Option(envvar="CURFEW_ADMIN_KEY", help="An operator's key, where one is needed.")
+    ] = "",
+    tls: cli.UseTls = False,
+    ca: cli.Ca = None,
+    cert: cli.Cert = None,
+    cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
 ) -> None:
     """Watch how tenants and workers stand, until Ctrl-C.
 
-    Exits with 6 when the controller cannot be reached.
+    Exits with 4 when it is not let in, 6 when the controller cannot be reached.
     """
-    with grpc.insecure_channel(admin) as channel:
+    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
+    with ending("top"):
+        connection = Connection(admin, key, security)
+    with connection.open(admin) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
 
         def look() -> Snapshot:
-            return read_snapshot(stub, admin)
+            return read_snapshot(stub, admin, connection.metadata)
 
         try:
             if once or as_json or not sys.stdout.isatty():
@@ -82,21 +101,23 @@ def top(
                 _watch(look, admin, interval)
         except grpc.RpcError as error:
             print(f"curfew top: {admin}: {_told(error)}", file=sys.stderr)
-            raise typer.Exit(_UNREACHABLE if _is_away(error) else 1) from None
+            raise typer.Exit(_STATUSES.get(_code(error), 1)) from None
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
-def read_snapshot(stub: admin_pb2_grpc.AdminServiceStub, address: str) -> Snapshot:
+def read_snapshot(stub: admin_pb2_grpc.AdminServiceStub, address: str, metadata: Metadata = ()) -> Snapshot:
     """Asks for everything, tenants page by page. Raises grpc.RpcError."""
-    status = stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
-    return Snapshot(address, status, tuple(_standings(stub)))
+    status = stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=CALL_TIMEOUT_S, metadata=metadata)
+    return Snapshot(address, status, tuple(_standings(stub, metadata)))
 
 
-def _standings(stub: admin_pb2_grpc.AdminServiceStub) -> Iterator[admin_pb2.TenantStanding]:
+def _standings(
+    stub: admin_pb2_grpc.AdminServiceStub, metadata: Metadata
+) -> Iterator[admin_pb2.TenantStanding]:
     request = admin_pb2.ListTenantStandingsRequest(page_size=PAGE)
     while True:
-        response = stub.ListTenantStandings(request, timeout=CALL_TIMEOUT_S)
+        response = stub.ListTenantStandings(request, timeout=CALL_TIMEOUT_S, metadata=metadata)
         yield from response.standings
         if not response.next_page_token:
             return
@@ -279,9 +300,8 @@ def _as_dict(message: Message) -> dict[str, object]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _is_away(error: grpc.RpcError) -> bool:
-    away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    return isinstance(error, grpc.Call) and error.code() in away
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
 
 
 def _told(error: grpc.RpcError) -> str:

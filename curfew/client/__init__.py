@@ -2,7 +2,6 @@
 
 from curfew.client.aio import AsyncClient, AsyncStream
 from curfew.client.attempts import ONCE, Retry, timeout_after
-from curfew.client.connection import Tls
 from curfew.client.errors import (
     Cancelled,
     Code,
@@ -38,6 +37,7 @@ from curfew.client.values import (
     Timings,
     Usage,
 )
+from curfew.rpc.tls import Tls
 
 __all__ = [
     "ONCE",

@@ -13,10 +13,11 @@ import grpc
 
 from curfew.client import wire
 from curfew.client.attempts import RETRY, Addresses, Attempt, Attempts, Retry
-from curfew.client.connection import Connection, Tls
+from curfew.client.connection import Connection
 from curfew.client.errors import Cancelled, Code, of_call
 from curfew.client.exchange import Exchange, ends_reasoning, within
 from curfew.client.values import Delta, Event, Message, Options, Phase, Plan, Reply
+from curfew.rpc.tls import Tls
 from curfew.v1 import reasoning_pb2
 from curfew.v1.reasoning_pb2_grpc import ReasoningServiceStub
 
@@ -201,11 +202,5 @@ class AsyncClient:
     def _stub(self, index: int) -> ReasoningServiceAsyncStub:
         """A channel belongs to the event loop that it is made in, so it is made with the first call."""
         if index not in self._channels:
-            address, options = self._connection.addresses[index], self._connection.options
-            credentials = self._connection.credentials
-            self._channels[index] = (
-                grpc.aio.insecure_channel(address, options)
-                if credentials is None
-                else grpc.aio.secure_channel(address, credentials, options)
-            )
+            self._channels[index] = self._connection.open_async(self._connection.addresses[index])
         return ReasoningServiceStub(self._channels[index])

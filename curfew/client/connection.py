@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
+
+from curfew.rpc.tls import Tls
 
 CHANNEL_OPTIONS = (
     # Who does not answer is given up soon, and tried again soon.
@@ -16,35 +16,16 @@ CHANNEL_OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """An encrypted connection. Files are in PEM form."""
-
-    ca: Path | None = None
-    """Certificates that the controller's is checked against. None: those that gRPC brings."""
-    cert: Path | None = None
-    """The caller's own certificate, where the controller asks for one; with `cert_key`."""
-    cert_key: Path | None = None
-    server_name: str = ""
-    """The name in the controller's certificate, where it is not that of the address."""
-
-    def __post_init__(self) -> None:
-        if (self.cert is None) != (self.cert_key is None):
-            raise ValueError("a certificate and its key come together")
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files. Raises OSError."""
-        ca, cert_key, cert = (
-            None if path is None else path.read_bytes() for path in (self.ca, self.cert_key, self.cert)
-        )
-        return grpc.ssl_channel_credentials(ca, cert_key, cert)
+Metadata = tuple[tuple[str, str], ...]
 
 
 class Connection:
-    """What both clients open their channels with."""
+    """What clients open their channels with."""
 
     def __init__(self, address: str | Sequence[str], key: str, tls: Tls | None) -> None:
-        """Raises ValueError for no address or a key that no header carries, OSError for a file."""
+        """key: empty where none is needed. Raises ValueError for no address, a key that no header carries or
+        a file that does not fit, OSError for a file that cannot be read.
+        """
         self.addresses = [address] if isinstance(address, str) else list(address)
         if not all(self.addresses):
             raise ValueError("an address is empty")
@@ -52,8 +33,20 @@ class Connection:
             raise ValueError("at least one address is needed")
         if not (key.isascii() and key.isprintable()):
             raise ValueError("an API key consists of visible ASCII characters")
-        self.metadata = (("authorization", f"Bearer {key}"),)
+        self.metadata: Metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self.credentials = None if tls is None else tls.credentials()
-        self.options: Sequence[tuple[str, str | int]] = CHANNEL_OPTIONS
-        if tls is not None and tls.server_name:
-            self.options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls.server_name))
+        self.options: Sequence[tuple[str, str | int]] = (
+            CHANNEL_OPTIONS if tls is None else (*CHANNEL_OPTIONS, *tls.options)
+        )
+
+    def open(self, address: str) -> grpc.Channel:
+        """A channel to one of the addresses."""
+        if self.credentials is None:
+            return grpc.insecure_channel(address, self.options)
+        return grpc.secure_channel(address, self.credentials, self.options)
+
+    def open_async(self, address: str) -> grpc.aio.Channel:
+        """The same for the event loop that runs."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(address, self.options)
+        return grpc.aio.secure_channel(address, self.credentials, self.options)

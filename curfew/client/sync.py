@@ -13,10 +13,11 @@ import grpc
 
 from curfew.client import wire
 from curfew.client.attempts import RETRY, Addresses, Attempt, Attempts, Retry
-from curfew.client.connection import Connection, Tls
+from curfew.client.connection import Connection
 from curfew.client.errors import Cancelled, Code, of_call
 from curfew.client.exchange import Exchange, ends_reasoning, within
 from curfew.client.values import Delta, Event, Message, Options, Phase, Plan, Reply
+from curfew.rpc.tls import Tls
 from curfew.v1 import reasoning_pb2
 from curfew.v1.reasoning_pb2_grpc import ReasoningServiceStub
 
@@ -142,12 +143,7 @@ class Client:
         self._retry = retry
         self._random = random or Random()
         self._addresses = Addresses(len(connection.addresses))
-        self._channels = [
-            grpc.insecure_channel(each, connection.options)
-            if connection.credentials is None
-            else grpc.secure_channel(each, connection.credentials, connection.options)
-            for each in connection.addresses
-        ]
+        self._channels = [connection.open(each) for each in connection.addresses]
         self._stubs = [ReasoningServiceStub(channel) for channel in self._channels]
 
     def __enter__(self) -> Self:

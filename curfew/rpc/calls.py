@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 
@@ -20,17 +20,24 @@ Result = TypeVar("Result")
 Context = grpc.aio.ServicerContext[Request, Response]
 Unary = Callable[[Request, Context[Request, Response]], Awaitable[Response]]
 Streaming = Callable[[Request, Context[Request, Response]], AsyncGenerator[Response, None]]
+Authorise = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
+"""Raises RpcError for a caller who may not call a method, given as /package.Service/Method."""
+
+_PUBLIC = ("/grpc.health.", "/grpc.reflection.")
+"""They tell nothing of who calls."""
 
 
 class Calls(grpc.aio.ServerInterceptor):
-    """Runs the calls of Curfew's services: coroutines for one response, async generators for a stream. gRPC's
-    own (`/grpc.…`) pass by.
+    """Runs the calls of a server: coroutines for one response, async generators for a stream. Health and
+    reflection pass by.
 
     A call that raises RpcError ends with its status; any other exception ends it with a bare INTERNAL and is
     logged. A generator is closed as soon as its caller has left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, authorise: Authorise | None = None) -> None:
+        """authorise: who may call what; None: everybody who can connect."""
+        self._authorise = authorise
         self._running = 0
         self._scopes: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -56,13 +63,14 @@ class Calls(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Request, Response] | None:
         """Wraps unary-unary and unary-stream handlers; Curfew has no others."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        method = handler_call_details.method
+        if handler is None or method.startswith(_PUBLIC):
             return handler
         if handler.unary_unary is not None:
             unary = cast("Unary[Request, Response]", handler.unary_unary)
 
             async def call(request: Request, context: Context[Request, Response]) -> Response:
-                return await self._run(context, lambda: unary(request, context))
+                return await self._run(method, context, lambda: unary(request, context))
 
             return grpc.unary_unary_rpc_method_handler(
                 call, handler.request_deserializer, handler.response_serializer
@@ -84,7 +92,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
                 if self._end_s is not None:
                     await _abort(context, _shutting_down())
-                await self._run(context, write_all)
+                await self._run(method, context, write_all)
 
             return grpc.unary_stream_rpc_method_handler(
                 stream,
@@ -94,7 +102,7 @@ class Calls(grpc.aio.ServerInterceptor):
         return handler
 
     async def _run(
-        self, context: Context[Request, Response], work: Callable[[], Awaitable[Result]]
+        self, method: str, context: Context[Request, Response], work: Callable[[], Awaitable[Result]]
     ) -> Result:
         """Counts a call as running until its status is sent."""
         self._running += 1
@@ -105,6 +113,8 @@ class Calls(grpc.aio.ServerInterceptor):
             async with scope:
                 self._scopes.add(scope)
                 try:
+                    if self._authorise is not None:
+                        self._authorise(method, context)
                     result = await work()
                 finally:
                     self._scopes.discard(scope)

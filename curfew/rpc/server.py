@@ -13,44 +13,70 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from curfew.rpc.calls import Calls
+from curfew.rpc.calls import Authorise, Calls
 from curfew.rpc.reading import Reading
+from curfew.rpc.tls import ServerTls
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+# What one connection may cost before anybody knows whose it is.
+_BOUNDS = (
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 1024),
+    # A handshake or a first frame that does not come; gRPC's own limit is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # Pings without data between them: a link's keepalive is 20 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
 
 # How long those who watch the health, who never leave by themselves, have to hear NOT_SERVING.
 _LAST_WORDS_S = 0.1
 
 
 class Server:
-    """Serves on one address: the services added, health (grpc.health.v1), reflection and channelz."""
+    """Serves on one address: the services added, health (grpc.health.v1), reflection and, where told so,
+    channelz.
+    """
 
     def __init__(
-        self, *, max_message_bytes: int, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+        self,
+        *,
+        max_message_bytes: int,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        tls: ServerTls | None = None,
+        authorise: Authorise | None = None,
+        shows_connections: bool = False,
     ) -> None:
         """max_message_bytes: larger requests are refused with RESOURCE_EXHAUSTED before they are read.
-        interceptors: of calls, inside of what gives them statuses and their end.
+        interceptors: of calls, inside of what gives them statuses and their end. tls: how connections are
+        encrypted; None: they are not. authorise: as of `Calls`. shows_connections: whether there is channelz,
+        which tells who else is connected.
         """
-        self._calls = Calls()
+        self._tls = tls
+        self._calls = Calls(authorise)
         self.grpc = grpc.aio.server(
             interceptors=[Reading(), self._calls, *interceptors],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
+                *_BOUNDS,
                 # A restarted process must not share its port with a dying one.
                 ("grpc.so_reuseport", 0),
             ],
         )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        channelz.add_channelz_servicer(self.grpc)
+        if shows_connections:
+            channelz.add_channelz_servicer(self.grpc)
         self._names: list[str] = []
 
     async def start(self, address: str, services: Iterable[str]) -> str:
         """Binds and starts, not yet serving by its health. `services` are full names, for health and
         reflection.
 
-        Returns the bound address (port 0 picks a free one). Raises OSError when the address cannot be had.
+        Returns the bound address (port 0 picks a free one). Raises OSError when the address or a file of
+        `tls` cannot be had, ValueError for a file that does not fit.
         """
         self._names = ["", *services]
         names = [*self._names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
@@ -58,7 +84,10 @@ class Server:
         await self.set_serving(False)
         host = address.rpartition(":")[0]
         try:
-            port = self.grpc.add_insecure_port(address)
+            if self._tls is None:
+                port = self.grpc.add_insecure_port(address)
+            else:
+                port = self.grpc.add_secure_port(address, self._tls.credentials())
         except RuntimeError:
             raise OSError(f"cannot listen on {address}: in use, or not an address of this machine") from None
         await self.grpc.start()

@@ -15,9 +15,10 @@ from typing import Self
 import grpc
 
 from controller import wire
-from curfew.rpc.calls import Context
+from curfew.rpc.calls import Authorise, Context
 from curfew.rpc.errors import RpcError
 from curfew.rpc.server import Server
+from curfew.rpc.tls import ServerTls
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2, worker_pb2_grpc
 
@@ -53,7 +54,14 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     """Serves on this machine while its context is open, at `address`."""
 
     def __init__(
-        self, script: Script | None = None, *, slots: int = 4, max_sequence_tokens: int = 2048, port: int = 0
+        self,
+        script: Script | None = None,
+        *,
+        slots: int = 4,
+        max_sequence_tokens: int = 2048,
+        port: int = 0,
+        tls: ServerTls | None = None,
+        authorise: Authorise | None = None,
     ) -> None:
         self.script = script or Script()
         self.address = f"127.0.0.1:{port}"
@@ -70,7 +78,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             max_sequence_tokens=max_sequence_tokens, slots=slots, pages=1000, page_tokens=16, queue=16
         )
         self._free = asyncio.Semaphore(slots)
-        self._server = Server(max_message_bytes=8 << 20)
+        self._server = Server(max_message_bytes=8 << 20, tls=tls, authorise=authorise)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server.grpc)
 
     async def __aenter__(self) -> Self:

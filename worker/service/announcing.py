@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Callable, Sequence
 
 import grpc
 
+from curfew.rpc.addresses import host_and_port
+from curfew.rpc.tls import Dialler, Tls
 from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.registry_pb2_grpc import RegistryServiceStub
 
@@ -25,14 +26,13 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a worker's command that say where and as what it announces itself."""
     parser.add_argument(
         "--announce",
-        type=_target,
+        type=host_and_port,
         action="append",
         default=[],
         metavar="HOST:PORT",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--advertise",
-        type=_target,
+        type=host_and_port,
         metavar="HOST:PORT",
         help="where controllers reach it; if not given, --listen",
     )
@@ -65,12 +65,19 @@ class Announcer:
         controllers: Sequence[str],
         announcement: Callable[[], AnnounceRequest],
         spread: Callable[[], float],
+        *,
+        tls: Tls | None = None,
+        key: str = "",
     ) -> None:
-        """announcement: the worker as it is now. spread: a random number in [0, 1)."""
+        """announcement: the worker as it is now. spread: a random number in [0, 1). tls: how the connections
+        are encrypted; None: they are not. key: what the worker announces itself with; empty where a
+        certificate is enough. Raises OSError, and ValueError for a file of `tls` that does not fit.
+        """
         self._announcement = announcement
         self._spread = spread
         self._draining = False
-        self._targets = [_Target(address) for address in controllers]
+        dialler = Dialler(tls, _CHANNEL_OPTIONS)
+        self._targets = [_Target(address, dialler, key) for address in controllers]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -130,24 +137,30 @@ class Announcer:
 class _Target:
     """A controller."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, dialler: Dialler, key: str) -> None:
         self.address = address
         self.news = asyncio.Event()
         """There is something to tell before the lease asks for it."""
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._metadata = (("authorization", f"Bearer {key}"),) if key else None
+        self._dialler = dialler
+        self._open()
+
+    def _open(self) -> None:
+        """Opens the channel. One before it goes with its last call."""
+        self._version = self._dialler.version
+        self._channel = self._dialler.open(self.address)
         self._announce = RegistryServiceStub(self._channel).Announce
 
     async def announce(self, message: AnnounceRequest) -> float:
         """Returns the lease in seconds. Raises AioRpcError."""
-        lease = (await self._announce(message, timeout=_CALL_S)).lease
-        return lease.seconds + lease.nanos / 1e9
+        try:
+            response = await self._announce(message, timeout=_CALL_S, metadata=self._metadata)
+        except grpc.aio.AioRpcError:
+            if self._dialler.version != self._version:
+                self._open()
+            raise
+        return response.lease.seconds + response.lease.nanos / 1e9
 
     async def close(self) -> None:
         """Gives the connection back."""
         await self._channel.close()
-
-
-def _target(text: str) -> str:
-    if _TARGET.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return text

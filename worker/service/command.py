@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from curfew.rpc.addresses import host_and_port
 from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
 from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
@@ -38,6 +39,7 @@ from worker.service import responses
 from worker.service.announcing import Announcer, add_arguments, advertised
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
+from worker.service.security import Security, add_security_options, read_security
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.service.warmup import Speed, measure
 from worker.telemetry.readings import WorkerReadings
@@ -68,7 +70,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="Hugging Face model directory")
-    add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
+    add(
+        "--listen",
+        type=host_and_port,
+        default="127.0.0.1:7210",
+        metavar="HOST:PORT",
+        help="address; port 0 picks a free one",
+    )
     add("--device", default="cpu", help="such as cpu or cuda:0")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")
     add(
@@ -126,6 +134,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
     add_arguments(parser)
     add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
+    add_security_options(parser)
     add_telemetry_options(parser)
     return parser
 
@@ -151,6 +160,8 @@ def _run(options: argparse.Namespace) -> int:
         if options.plan_memory:
             print(_memory_plan(options))
             return 0
+        # First what is quick to find wrong.
+        security = read_security(options)
         model, engine = _load(options)
         closing = Closing(model.chat.encode, model.chat.token_bytes)
         speed = measure(engine, model.chat, closing, time.monotonic)
@@ -158,7 +169,7 @@ def _run(options: argparse.Namespace) -> int:
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         return _cannot_start(error)
     reader = RequestReader(model.chat, closing)
-    return asyncio.run(_serve(options, engine, reader, _description(model, engine, speed)))
+    return asyncio.run(_serve(options, engine, reader, _description(model, engine, speed), security))
 
 
 def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
@@ -207,10 +218,14 @@ def _engine_options(options: argparse.Namespace) -> EngineOptions:
 
 
 async def _serve(
-    options: argparse.Namespace, engine: Engine, reader: RequestReader, description: pb.DescribeWorkerResponse
+    options: argparse.Namespace,
+    engine: Engine,
+    reader: RequestReader,
+    description: pb.DescribeWorkerResponse,
+    security: Security,
 ) -> int:
     async with AsyncExitStack() as at_end:
-        return await _serve_until_told(options, engine, reader, description, at_end)
+        return await _serve_until_told(options, engine, reader, description, security, at_end)
 
 
 async def _serve_until_told(
@@ -218,13 +233,20 @@ async def _serve_until_told(
     engine: Engine,
     reader: RequestReader,
     description: pb.DescribeWorkerResponse,
+    security: Security,
     at_end: AsyncExitStack,
 ) -> int:
     stop = asyncio.Event()
     thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
     totals = Totals()
     watches = [] if options.metrics is None else [Watch(totals)]
-    server = Server(max_message_bytes=_MAX_MESSAGE_BYTES, interceptors=watches)
+    server = Server(
+        max_message_bytes=_MAX_MESSAGE_BYTES,
+        interceptors=watches,
+        tls=security.tls,
+        authorise=security.authorise,
+        shows_connections=True,
+    )
     servicer = WorkerServicer(
         thread,
         reader,
@@ -256,6 +278,8 @@ async def _serve_until_told(
             load=thread.load.running + thread.load.waiting,
         ),
         random.random,
+        tls=security.announce,
+        key=security.announce_key,
     )
     announcer.start()
     also = "" if metrics is None else f" metrics={metrics}"

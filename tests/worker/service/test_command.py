@@ -19,7 +19,13 @@ DEMO_MODEL = Path(__file__).parents[3] / "demo" / "model"
         (["--model", str(DEMO_MODEL), "--device", "abacus"], "abacus"),
         (["--model", str(DEMO_MODEL), "--cache-mib", "1"], "1048576 bytes do not hold 40 states"),
         (["--model", str(DEMO_MODEL), "--max-sequence-tokens", "999999999"], "999999999"),
-        (["--model", str(DEMO_MODEL), "--listen", "nowhere"], "cannot listen on nowhere"),
+        (["--model", str(DEMO_MODEL), "--listen", "nowhere:1", "--insecure"], "cannot listen on nowhere"),
+        (["--model", str(DEMO_MODEL), "--listen", "0.0.0.0:1"], "can be reached from elsewhere, by anybody"),
+        (["--model", str(DEMO_MODEL), "--allow", "controller"], "--allow needs --tls-client-ca"),
+        (
+            ["--model", str(DEMO_MODEL), "--tls-cert", "no/cert", "--tls-key", "no/key"],
+            "no/cert cannot be read: No such file or directory",
+        ),
     ],
 )
 def test_what_cannot_start_says_why_in_a_line(
@@ -50,6 +56,7 @@ def test_an_address_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("--grace-s", "nan"),
         ("--flush-ms", "-1"),
         ("--dtype", "int4"),
+        ("--listen", "nowhere"),
     ],
 )
 def test_a_number_out_of_range_is_a_usage_error(

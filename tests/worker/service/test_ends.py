@@ -40,6 +40,7 @@ from worker.engine.engine import Engine
 from worker.model.chat import Chat, Prompt, Turn
 from worker.service import command
 from worker.service.requests import RequestReader
+from worker.service.security import Security
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -225,7 +226,9 @@ async def test_a_worker_whose_step_does_not_come_back_says_so_drains_and_ends_as
     )
     reader = RequestReader(MODEL.chat, default_closing(MODEL))
     ending = asyncio.create_task(
-        command._serve(options, engine, reader, worker_pb2.DescribeWorkerResponse(model=MODEL.name))
+        command._serve(
+            options, engine, reader, worker_pb2.DescribeWorkerResponse(model=MODEL.name), Security()
+        )
     )
     said = ""
     while "ready" not in said:

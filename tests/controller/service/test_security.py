@@ -1,0 +1,188 @@
+"""Who gets through the controller's doors, and how it comes to workers."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+
+from controller.policy import LivePolicy, parse_policy
+from controller.service.membership import Sources
+from controller.service.security import add_security_options, read_security
+from controller.service.server import Addresses, Controller
+from curfew.rpc.tls import ServerTls, Tls, open_channel
+from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2_grpc, worker_pb2, worker_pb2_grpc
+from tests.certificates import Authority, Identity
+from tests.controller.fake_worker import FakeWorker
+from tests.controller.service.harness import KEYS, LOCAL, POLICY, ask, key
+from worker.service.security import Security
+
+OK = grpc.StatusCode.OK
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def read(*arguments: str | Path, listen: str = LOCAL.listen, admin: str = LOCAL.admin) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_security_options(parser)
+    options = parser.parse_args([str(argument) for argument in arguments])
+    options.listen, options.admin = listen, admin
+    return options
+
+
+@asynccontextmanager
+async def controller(*arguments: str | Path, workers: tuple[str, ...] = ()) -> AsyncIterator[Addresses]:
+    policy = LivePolicy(lambda: parse_policy(POLICY, "policy.yaml", KEYS))
+    running = Controller(policy, Sources(workers), time.monotonic, security=read_security(read(*arguments)))
+    try:
+        addresses = await running.start(LOCAL)
+        if workers:
+            assert await running.had_worker(20)
+        yield addresses
+    finally:
+        await running.stop(0.0)
+
+
+async def operates(address: str, tls: Tls | None = None, secret: str | None = None) -> grpc.StatusCode:
+    """How an operator's call ends."""
+    async with open_channel(address, tls, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        metadata = None if secret is None else (("authorization", f"Bearer {secret}"),)
+        try:
+            await admin_pb2_grpc.AdminServiceStub(channel).GetStatus(
+                admin_pb2.GetStatusRequest(), metadata=metadata, timeout=10
+            )
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return OK
+
+
+def shown(identity: Identity) -> Tls:
+    return Tls(identity.ca, identity.cert, identity.key)
+
+
+async def test_every_hop_can_be_encrypted_with_both_sides_known(authority: Authority) -> None:
+    at_worker, at_controller = authority.issue("worker.internal"), authority.issue("controller.internal")
+    caller = authority.issue("support.example")
+    async with FakeWorker(
+        tls=ServerTls(at_worker.cert, at_worker.key, authority.ca),
+        authorise=Security(allowed=frozenset({"controller.internal"})).authorise,
+    ) as worker:
+        ours = ("--tls-cert", at_controller.cert, "--tls-key", at_controller.key)
+        to_worker = ("--worker-ca", authority.ca, "--worker-name", "worker.internal")
+        as_us = ("--worker-cert", at_controller.cert, "--worker-key", at_controller.key)
+        arguments = (*ours, "--tls-client-ca", authority.ca, *to_worker, *as_us)
+        async with (
+            controller(*arguments, workers=(worker.address,)) as addresses,
+            open_channel(addresses.listen, shown(caller)) as channel,
+        ):
+            generate = reasoning_pb2_grpc.ReasoningServiceStub(channel).Generate
+            call = generate(ask(), metadata=key("analyst"), timeout=20)
+            events = [event async for event in call]
+            assert events[-1].HasField("completion")
+            assert await operates(addresses.admin, Tls(authority.ca)) is OK
+            assert await operates(addresses.admin) is UNAVAILABLE
+
+
+async def test_a_worker_takes_no_one_but_controllers(authority: Authority) -> None:
+    at_worker, tenant, at_controller = map(authority.issue, ("worker", "tenant", "controller"))
+    async with FakeWorker(
+        tls=ServerTls(at_worker.cert, at_worker.key, authority.ca),
+        authorise=Security(allowed=frozenset({"controller"})).authorise,
+    ) as worker:
+        request = worker_pb2.DescribeWorkerRequest()
+        for who, code in ((tenant, DENIED), (at_controller, OK)):
+            async with open_channel(worker.address, shown(who)) as channel:
+                call = worker_pb2_grpc.WorkerServiceStub(channel).DescribeWorker(request, timeout=20)
+                assert await call.code() is code
+
+
+async def test_operators_need_one_of_the_keys_in_the_file_as_it_is_now(tmp_path: Path) -> None:
+    keys = tmp_path / "operators"
+    keys.write_text(f"first\nsha256:{hashlib.sha256(b'second').hexdigest()}\n")
+    async with controller("--admin-keys", keys) as addresses:
+        assert await operates(addresses.admin) is UNAUTHENTICATED
+        assert await operates(addresses.admin, secret="third") is UNAUTHENTICATED
+        # A tenant is no operator.
+        assert await operates(addresses.admin, secret="a") is UNAUTHENTICATED
+        assert await operates(addresses.admin, secret="first") is OK
+        assert await operates(addresses.admin, secret="second") is OK
+        keys.write_text("second\nthird\n")
+        assert await operates(addresses.admin, secret="first") is UNAUTHENTICATED
+        assert await operates(addresses.admin, secret="second") is OK
+        assert await operates(addresses.admin, secret="third") is OK
+        # What cannot be used changes nothing.
+        keys.write_text("two words\n")
+        assert await operates(addresses.admin, secret="third") is OK
+
+
+async def test_operators_are_known_by_their_certificate(authority: Authority, tmp_path: Path) -> None:
+    server = authority.issue("controller")
+    operator, worker = authority.issue("ops@example"), authority.issue("worker")
+    keys = tmp_path / "operators"
+    keys.write_text("secret\n")
+    ours = ("--tls-cert", server.cert, "--tls-key", server.key, "--admin-tls-client-ca", authority.ca)
+    async with controller(*ours, "--admin-allow", "ops@example") as addresses:
+        assert await operates(addresses.admin, shown(operator)) is OK
+        assert await operates(addresses.admin, shown(worker)) is DENIED
+        assert await operates(addresses.admin, Tls(authority.ca)) is UNAVAILABLE
+    async with controller(*ours, "--admin-allow", "ops@example", "--admin-keys", keys) as addresses:
+        assert await operates(addresses.admin, shown(operator)) is UNAUTHENTICATED
+        assert await operates(addresses.admin, shown(worker), "secret") is DENIED
+        assert await operates(addresses.admin, shown(operator), "secret") is OK
+
+
+async def test_only_operators_see_who_is_connected(tmp_path: Path) -> None:
+    keys = tmp_path / "operators"
+    keys.write_text("secret\n")
+
+    async def looks(address: str, secret: str) -> grpc.StatusCode:
+        async with open_channel(address, None) as channel:
+            call = channelz_pb2_grpc.ChannelzStub(channel).GetServers  # type: ignore[arg-type]  # the stub
+            try:
+                await call(
+                    channelz_pb2.GetServersRequest(), metadata=(("authorization", f"Bearer {secret}"),)
+                )
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+        return OK
+
+    async with controller("--admin-keys", keys) as addresses:
+        assert await looks(addresses.listen, "a") is grpc.StatusCode.UNIMPLEMENTED
+        assert await looks(addresses.admin, "a") is UNAUTHENTICATED
+        assert await looks(addresses.admin, "secret") is OK
+
+
+@pytest.mark.parametrize(
+    ("listen", "admin", "arguments", "said"),
+    [
+        ("0.0.0.0:1", LOCAL.admin, (), "--listen 0.0.0.0:1 can be reached from elsewhere"),
+        (LOCAL.listen, "0.0.0.0:1", (), "--admin 0.0.0.0:1 can be reached from elsewhere, by anybody"),
+        # That another layer encrypts does not tell who an operator is.
+        (LOCAL.listen, "0.0.0.0:1", ("--insecure",), "give --admin-tls-client-ca or --admin-keys"),
+        (LOCAL.listen, LOCAL.admin, ("--admin-allow", "x"), "--admin-allow needs --admin-tls-client-ca"),
+        (LOCAL.listen, LOCAL.admin, ("--announce-allow", "x"), "--announce-allow needs"),
+        (LOCAL.listen, LOCAL.admin, ("--admin-keys", "no/file"), "secret file cannot be read: No such file"),
+    ],
+)
+def test_doors_that_would_stand_open_are_refused_at_the_start(
+    listen: str, admin: str, arguments: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_security(read(*arguments, listen=listen, admin=admin))
+
+
+def test_a_door_that_something_else_protects_may_stand_open() -> None:
+    assert read_security(read("--insecure", listen="0.0.0.0:1")).callers is None
