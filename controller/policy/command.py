@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from controller.policy.alerts import rules_text
 from controller.policy.case import DEFAULT_INPUT_TOKENS, Case
 from controller.policy.check import as_json, as_text, check
 from controller.policy.diff import as_text as changes_text
@@ -20,6 +21,7 @@ from controller.policy.schema import did_you_mean
 from controller.policy.units import parse_count
 from controller.simulation.command import DEFAULT_SPEED, add_simulate
 from controller.simulation.speed import PRESETS, SpeedError, find_speed
+from curfew.telemetry.controller_metrics import MOST_TENANTS
 
 EXIT_TROUBLE = 2
 
@@ -98,6 +100,18 @@ def _reference(options: argparse.Namespace) -> int:
     return 0
 
 
+def _alerts(options: argparse.Namespace) -> int:
+    try:
+        policy = load_policy(options.file, None)
+    except PolicyError as error:
+        return _trouble(str(error))
+    sys.stdout.write(rules_text(policy, options.runbooks, options.metrics_tenants))
+    left = len(policy.tenants) - options.metrics_tenants
+    if left > 0:
+        sys.stderr.write(f"{left} tenants have no metrics of their own and so no alerts: --metrics-tenants\n")
+    return 0
+
+
 def _diff(options: argparse.Namespace) -> int:
     try:
         before, after = (load_policy(file, None) for file in (options.before, options.after))
@@ -159,6 +173,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("before", type=Path, metavar="A")
     command.add_argument("after", type=Path, metavar="B")
     command.set_defaults(run=_diff)
+
+    command = commands.add_parser(
+        "alerts",
+        help="print Prometheus rules that watch the tenants' objectives",
+        description="Prints a Prometheus rules file: alerts on the rate at which each tenant's error budget "
+        "burns, and on what else an operator should know. Exit code: 0, or 2 when the file cannot be used.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument(
+        "--runbooks",
+        default="docs/operations.md",
+        metavar="URL",
+        help="the page with a section for each alert (%(default)s)",
+    )
+    command.add_argument(
+        "--metrics-tenants",
+        type=_number(1),
+        default=MOST_TENANTS,
+        metavar="N",
+        help="tenants that have metrics of their own, as the controller was told (%(default)s)",
+    )
+    command.set_defaults(run=_alerts)
 
     add_simulate(commands)
 

@@ -22,9 +22,9 @@ from controller.service.server import Addresses, Controller
 from controller.state.connect import open_store
 from controller.state.shared import Timings
 from controller.state.store import StoreError
-from controller.telemetry.readings import MOST_TENANTS
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.server import on_signals
+from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,10 @@ from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
 from controller.state.shared import SharedState
 from controller.state.store import Level, Store
-from controller.telemetry.readings import MOST_TENANTS, ControllerReadings
+from controller.telemetry.readings import ControllerReadings
 from controller.telemetry.requests import RequestMetrics
 from curfew.rpc.server import Server
+from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.v1 import (
     admin_pb2,
     admin_pb2_grpc,

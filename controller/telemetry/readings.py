@@ -13,10 +13,9 @@ from controller.service.journal import Journal
 from controller.state.shared import SharedState
 from controller.telemetry.requests import RequestMetrics
 from curfew.telemetry import controller_metrics as metrics
+from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.metric import Counts, Reading, Shown
 
-MOST_TENANTS = 100
-"""Tenants that have metrics of their own, unless told otherwise."""
 OTHER = "other"
 
 _LEVEL = {brownout: level for level, brownout in enumerate(Brownout)}

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from curfew.telemetry.metric import Kind, Metric
 
+MOST_TENANTS = 100
+"""Tenants that have metrics of their own, unless told otherwise."""
+
 _SERVED = ("tenant", "gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 # Buckets that the conventions advise.
 _DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

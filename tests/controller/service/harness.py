@@ -19,7 +19,7 @@ from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
 from controller.service.shadow import ShadowPolicy
 from controller.state.store import Store
-from controller.telemetry.readings import MOST_TENANTS
+from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.metric import Reading
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
