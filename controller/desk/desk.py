@@ -15,6 +15,7 @@ from controller.desk.waiting import Ticket, WaitingRoom
 from controller.fleet.roster import Roster
 from controller.fleet.worker import Worker
 from controller.planning.decision import Ask, Decision, Refusal, RefusedFor
+from controller.planning.needs import Ability, Needs
 from controller.planning.options import Increment
 from controller.planning.planner import Prospect
 from controller.planning.price import CLEAR_WAITING_S, Market
@@ -53,7 +54,13 @@ def spread_evenly() -> Callable[[], float]:
 
 
 class NoWorkerError(Exception):
-    """No worker is available."""
+    """No worker is available. lacking: what no worker that is known can do; empty where it is worth trying
+    again.
+    """
+
+    def __init__(self, lacking: frozenset[Ability] = frozenset()) -> None:
+        super().__init__()
+        self.lacking = lacking
 
 
 class Desk:
@@ -86,7 +93,7 @@ class Desk:
 
     def look(self, ask: Ask, policy: TenantPolicy, now_s: float) -> tuple[Worker, Decision | Refusal]:
         """Where a request would go now and what it would get, without consequences. Raises NoWorkerError."""
-        worker = self._best()
+        worker = self.best(ask.needs)
         prospect = self._prospect(ask, policy, worker, worker.estimate(ask.prompt_tokens, now_s), now_s)
         decision = prospect.decide(self.price(policy.name, now_s))
         if isinstance(decision, Refusal):
@@ -108,7 +115,7 @@ class Desk:
 
     def arrive(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Ticket | Refusal:
         """A request has come: it waits, be it for a moment, or is refused. Raises NoWorkerError."""
-        worker = self._best()
+        worker = self.best(ask.needs)
         speed = worker.estimate(ask.prompt_tokens, now_s)
         prospect = self._prospect(ask, policy, worker, speed, now_s)
         menu = prospect.menu()
@@ -142,7 +149,7 @@ class Desk:
             next_ticket = self._waiting.pop()
             if next_ticket is None:
                 break
-            verdict = self._place(next_ticket, worker, now_s)
+            verdict = self._place_anywhere(next_ticket, worker, now_s)
             if verdict is None:
                 self._postpone(next_ticket, now_s)
             else:
@@ -191,20 +198,22 @@ class Desk:
         # Beside what the other may have waiting there, of which the last news may be old.
         return load.waiting - load.free_slots < 2 * max(1, int(AHEAD * worker.limits.slots))
 
-    def move(self, flight: Flight) -> bool:
+    def move(self, flight: Flight, resuming: bool) -> bool:
         """Has a flight whose worker was lost go on at another, before all that wait: its place is its
-        by right. Returns whether there is one.
+        by right. resuming: after what it has generated. Returns whether there is one.
         """
-        worker = self._roster.best()
+        needs = flight.placement.ask.needs
+        worker = self._roster.best(needs.resumed(flight.worker.limits.model) if resuming else needs)
         if worker is None:
             return False
         flight.move(worker, self._roster.send(worker, flight.placement.ask.prompt_tokens))
         return True
 
-    def _best(self) -> Worker:
-        worker = self._roster.best()
+    def best(self, needs: Needs) -> Worker:
+        """The worker that a request would go to now. Raises NoWorkerError."""
+        worker = self._roster.best(needs)
         if worker is None:
-            raise NoWorkerError
+            raise NoWorkerError(frozenset() if self._roster.anyone(needs) else needs.abilities)
         return worker
 
     def _prospect(
@@ -236,6 +245,16 @@ class Desk:
         ):
             return RefusedFor.CROWD
         return None
+
+    def _place_anywhere(self, ticket: Ticket, worker: Worker, now_s: float) -> Flight | Refusal | None:
+        """As `_place`; None also when this worker has a place, but none that could take the request has."""
+        needs = ticket.ask.needs
+        if not worker.can(needs):
+            able = self._roster.best(needs)
+            if able is None or not self._may_send(able):
+                return None
+            worker = able
+        return self._place(ticket, worker, now_s)
 
     def _place(self, ticket: Ticket, worker: Worker, now_s: float) -> Flight | Refusal | None:
         """Gives a request a place, or refuses it; None when it had rather wait."""

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from controller.fleet.worker import Worker
+from controller.planning.needs import NOTHING, Needs
 from curfew.v1 import worker_pb2
 
 
@@ -22,10 +23,14 @@ class Ranking:
         self._newest: dict[Worker, int] = {}
         self._counter = itertools.count()
 
+    def drop(self, worker: Worker) -> None:
+        """Ranks a worker no longer."""
+        self._newest.pop(worker, None)
+
     def update(self, worker: Worker) -> None:
         """Ranks a worker anew, or drops it when it is not available."""
         if not worker.available:
-            self._newest.pop(worker, None)
+            self.drop(worker)
             return
         number = next(self._counter)
         self._newest[worker] = number
@@ -78,7 +83,8 @@ class Roster:
 
     def __init__(self, workers: Iterable[Worker] = (), on_change: Callable[[], None] = lambda: None) -> None:
         self.on_change = on_change
-        self._ranking = Ranking()
+        self._rankings = {NOTHING: Ranking()}
+        """By what is needed: of every kind of need that came, of which there are a few."""
         self._known: dict[Worker, tuple[int, int]] = {}  # slots, and how many of them are in use
         self._capacity = self._occupied = 0
         for worker in workers:
@@ -94,9 +100,21 @@ class Roster:
         """How many of them are in use, as far as is known."""
         return self._occupied
 
-    def best(self) -> Worker | None:
-        """The available worker with the least expected queue; None when there is none."""
-        return self._ranking.best()
+    def best(self, needs: Needs = NOTHING) -> Worker | None:
+        """The available worker with the least expected queue of those that are what is needed; None when
+        there is none.
+        """
+        ranking = self._rankings.get(needs)
+        if ranking is None:
+            ranking = self._rankings[needs] = Ranking()
+            for worker in self._known:
+                if worker.can(needs):
+                    ranking.update(worker)
+        return ranking.best()
+
+    def anyone(self, needs: Needs) -> bool:
+        """Whether any worker that is known is what is needed, available or not. Looks at all of them."""
+        return any(worker.can(needs) for worker in self._known)
 
     def send(self, worker: Worker, prompt_tokens: int) -> Sent:
         """Counts a request that is being sent to a worker; `prompt_tokens` as estimated."""
@@ -114,7 +132,11 @@ class Roster:
         self._capacity += slots - slots_before
         self._occupied += occupied - occupied_before
         self._known[worker] = slots, occupied
-        self._ranking.update(worker)
+        for needs, ranking in self._rankings.items():
+            if worker.can(needs):
+                ranking.update(worker)
+            else:
+                ranking.drop(worker)
         self.on_change()
 
     def remove(self, worker: Worker) -> None:

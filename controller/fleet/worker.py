@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller import wire
+from controller.fleet.abilities import UNTOLD, abilities
 from controller.fleet.members import Member
+from controller.planning.needs import Ability, Needs
 from controller.planning.speed import DecodeCurve, Load, Observation, SpeedEstimate, SpeedModel
 from curfew.v1 import worker_pb2
 
@@ -15,13 +17,14 @@ class Limits:
     """What a worker said about itself that plans depend on.
 
     max_sequence_tokens: prompt and output of one request. slots: sequences that run together.
-    bytes_per_token: of English text.
+    bytes_per_token: of English text. abilities: what it can do.
     """
 
     model: str
     max_sequence_tokens: int
     slots: int
     bytes_per_token: float
+    abilities: frozenset[Ability] = UNTOLD
 
 
 class Worker:
@@ -71,6 +74,13 @@ class Worker:
             raise LookupError(f"worker {self.address} has not been described")
         return self._limits
 
+    def can(self, needs: Needs) -> bool:
+        """Whether it is what a request needs, available or not."""
+        limits = self._limits
+        return (
+            limits is not None and needs.abilities <= limits.abilities and needs.model in (None, limits.model)
+        )
+
     @property
     def load(self) -> Load:
         """Its load as last reported, or as this controller's own requests make it where those are more: a
@@ -102,6 +112,7 @@ class Worker:
             message.limits.max_sequence_tokens,
             message.limits.slots,
             message.bytes_per_token,
+            abilities(message),
         )
         if self._speed is None or limits != self._limits or message.speed != self._speed_message:
             self.lost = True

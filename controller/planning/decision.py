@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from controller.planning.in_flight import Course
+from controller.planning.needs import NOTHING, Needs
 from controller.policy import Brownout
 
 
@@ -34,6 +35,7 @@ class Ask:
     prompt_tokens: as estimated. most_prompt_tokens: what it may turn out to be, for limits that must hold.
     mode, max_reasoning_tokens, max_answer_tokens, max_output_tokens: the caller's wishes, of which the plan
     grants at most that much; the last is of all output together. deadline_s: the caller's own, from receipt.
+    needs: what a worker must be for it.
     """
 
     prompt_tokens: int
@@ -43,6 +45,7 @@ class Ask:
     max_answer_tokens: int | None = None
     max_output_tokens: int | None = None
     deadline_s: float | None = None
+    needs: Needs = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2
 from controller import wire
 from controller.planning.decision import Ask, Refusal, RefusedFor
 from controller.planning.lengths import LengthModel
+from controller.planning.needs import NOTHING, Ability, Needs
 from curfew.rpc.errors import RpcError, reason, retry_after
 from curfew.v1 import reasoning_pb2
 
@@ -49,6 +50,7 @@ def ask_of(
     if time_remaining_s is not None:
         deadlines.append(time_remaining_s / TIMEOUT_ROUNDING)
     return Ask(
+        needs=needs_of(request),
         prompt_tokens=estimated,
         most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),
         mode=wire.WISH[wishes.mode],
@@ -67,8 +69,31 @@ def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:
     return min(limits, default=None)
 
 
-def no_worker() -> RpcError:
-    """There is nobody to send a request to."""
+def needs_of(request: reasoning_pb2.GenerateRequest) -> Needs:
+    """What a worker must be for a request."""
+    needs = set[Ability]()
+    if request.tools:
+        needs.add(Ability.TOOLS)
+    if request.HasField("answer_format"):
+        needs.add(Ability.ANSWER_FORMAT)
+    return Needs(frozenset(needs)) if needs else NOTHING
+
+
+def no_worker(lacking: frozenset[Ability]) -> RpcError:
+    """There is nobody to send a request to: UNAVAILABLE, or FAILED_PRECONDITION where none of the workers can
+    do what it asks for.
+    """
+    if lacking:
+        fields = " and ".join(sorted(ability.value for ability in lacking))
+        why = f"no worker of this pool can take a request with {fields}"
+        violations = [
+            error_details_pb2.PreconditionFailure.Violation(
+                type="CAPABILITY", subject=ability.value, description=why
+            )
+            for ability in lacking
+        ]
+        failure = error_details_pb2.PreconditionFailure(violations=violations)
+        return RpcError(grpc.StatusCode.FAILED_PRECONDITION, why, failure, reason("NO_WORKER_CAN"))
     return RpcError(
         grpc.StatusCode.UNAVAILABLE, "no worker is available", retry_after(1.0), reason("NO_WORKER")
     )

@@ -12,6 +12,7 @@ from controller import wire
 from controller.desk import Adjustment, Done, Flight, Objective, Settlement
 from controller.fleet import Fleet
 from controller.fleet.roster import Roster
+from controller.planning.needs import Ability
 from controller.planning.outcomes import Outcomes
 from controller.policy import Otherwise
 from controller.service.outbox import Outbox
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 3
 """Workers that may be lost under one request: it may be what kills them."""
+RESUMABLE = frozenset({Ability.RESUME, Ability.TOKEN_IDS})
+"""What a worker must be able to do for another to go on with what it was lost with."""
 MOST_PATIENCE_S = 5.0
 """For which a request without a worker waits for another, while it is in time."""
 
@@ -119,7 +122,10 @@ class Generation:
                 error = await self._attempt(request, time_remaining(), outbox)
                 if error is None or flight.ended or not _is_lost(error) or number == MOST_ATTEMPTS - 1:
                     break
-                if not await self._reception.move(flight, self._patience_s()):
+                resuming = self._passed.anything
+                if resuming and not flight.worker.limits.abilities >= RESUMABLE:
+                    break
+                if not await self._reception.move(flight, resuming, self._patience_s()):
                     break
         except Exception as unforeseen:  # raised again where the caller is served
             error = unforeseen
@@ -158,6 +164,8 @@ class Generation:
                 elif event == "completion":
                     now_s = self._clock()
                     self.done = _done(response.completion)
+                    if Ability.TOKEN_IDS not in worker.limits.abilities:
+                        self._count(response.completion.usage)
                     self.reasoning_end = response.completion.reasoning_end
                     self.settlement = settlement = flight.end(self.done, now_s)
                     if settlement.trial is not None:
@@ -175,7 +183,7 @@ class Generation:
             error = caller_error(failure, worker.address, self._delivered_tokens)
             if _is_lost(error):
                 link.lose(f"{failure.code().name}: {failure.details()}")
-            elif self._delivered_tokens and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            elif self._passed.anything and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 error = lost(worker.address, self._delivered_tokens)
         except asyncio.CancelledError:
             if not stream.is_lost:
@@ -190,7 +198,8 @@ class Generation:
         if delta.phase == generation_pb2.PHASE_REASONING:
             self.reasoning_tokens += tokens
             adjustment = self._flight.reason(self._delivered_tokens + tokens, self._clock())
-            if adjustment is not None and (self._adjusting is None or self._adjusting.done()):
+            may_adjust = Ability.ADJUST in self._flight.worker.limits.abilities
+            if adjustment is not None and may_adjust and (self._adjusting is None or self._adjusting.done()):
                 self._adjusting = asyncio.create_task(self._adjust(adjustment, outbox))
         elif delta.phase == generation_pb2.PHASE_ANSWER:
             self.answer_tokens += tokens
@@ -198,6 +207,11 @@ class Generation:
         self._delivered_tokens += tokens
         self._attempts[-1].output_tokens += tokens
         outbox.put_delta(delta)
+
+    def _count(self, usage: generation_pb2.TokenUsage) -> None:
+        """Takes the completion's counts, of a worker that cannot count exactly before."""
+        self.reasoning_tokens, self.answer_tokens = usage.reasoning_tokens, usage.answer_tokens
+        self._delivered_tokens = self._attempts[-1].output_tokens = usage.output_tokens
 
     async def _adjust(self, adjustment: Adjustment, outbox: Outbox) -> None:
         flight = self._flight

@@ -18,6 +18,11 @@ class Passed:
         self._strike: worker_pb2.ReasoningStrike | None = None
         self._seed: int | None = None
 
+    @property
+    def anything(self) -> bool:
+        """Whether anything was."""
+        return bool(self._runs)
+
     def start(self, started: worker_pb2.GenerationStarted) -> None:
         """A worker began; the seed of the first is in force."""
         if self._seed is None:

@@ -56,15 +56,15 @@ class Reception:
             raise RefusedError(verdict)
         return verdict
 
-    async def move(self, flight: Flight, patience_s: float) -> bool:
-        """Finds another worker for a flight whose own was lost; waits so long for one. Returns whether there
-        is one.
+    async def move(self, flight: Flight, resuming: bool, patience_s: float) -> bool:
+        """Finds another worker for a flight whose own was lost; waits so long for one. resuming: after what
+        it has generated. Returns whether there is one.
         """
         changed = asyncio.Event()
         self._displaced.add(changed)
         try:
             async with asyncio.timeout(patience_s):
-                while not self._desk.move(flight):
+                while not self._desk.move(flight, resuming):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:

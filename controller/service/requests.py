@@ -18,9 +18,10 @@ from controller.desk.desk import NoWorkerError
 from controller.desk.flight import Flight
 from controller.fleet import Fleet, Roster, Worker
 from controller.planning.decision import Ask, Decision, Refusal
+from controller.planning.needs import Ability
 from controller.planning.outcomes import ConflictError, Outcomes
 from controller.policy import LivePolicy, TenantPolicy
-from controller.service.asking import ask_of, no_worker, refused
+from controller.service.asking import ask_of, needs_of, no_worker, refused
 from controller.service.generation import Generation
 from controller.service.journal import Journal
 from controller.service.outbox import Outbox
@@ -157,9 +158,7 @@ class Requests:
             raise
 
     def _ask(self, request: reasoning_pb2.GenerateRequest, policy: TenantPolicy, caller: Caller) -> Ask:
-        worker = self._roster.best()
-        if worker is None:
-            raise NoWorkerError
+        worker = self._desk.best(needs_of(request))
         lengths = self._desk.tenants[policy.name].lengths
         return ask_of(
             request,
@@ -203,8 +202,8 @@ def _reported(request_id: str, tenant: str) -> Iterator[None]:
         raise
     except RefusedError as error:
         raise refused(tenant, error.refusal) from None
-    except NoWorkerError:
-        raise no_worker() from None
+    except NoWorkerError as error:
+        raise no_worker(error.lacking) from None
     except Exception:
         log.exception("request %s failed", request_id)
         raise RpcError(
@@ -232,10 +231,11 @@ def _worker_request(
     message.budget.reasoning_tokens = flight.budget_tokens
     if flight.reason_until_s is not None:
         message.budget.reason_until.CopyFrom(wire.duration(max(0.0, flight.reason_until_s - elapsed_s)))
-    if decision.reserve_tokens > flight.budget_tokens:
+    abilities = flight.worker.limits.abilities
+    if decision.reserve_tokens > flight.budget_tokens and Ability.ADJUST in abilities:
         message.reserve_reasoning_tokens = decision.reserve_tokens
     probe = placement.policy.probe
-    if probe is not None and decision.budget_tokens:
+    if probe is not None and decision.budget_tokens and Ability.PROBE in abilities:
         message.probe.CopyFrom(
             worker_pb2.ProbeRule(
                 first_reasoning_tokens=probe.first_tokens,

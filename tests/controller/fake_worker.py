@@ -62,7 +62,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         port: int = 0,
         tls: ServerTls | None = None,
         authorise: Authorise | None = None,
+        capabilities: worker_pb2.WorkerCapabilities | None = None,
     ) -> None:
+        """capabilities: None tells none, as a worker that is older than them."""
+        self._capabilities = capabilities
         self.script = script or Script()
         self.address = f"127.0.0.1:{port}"
         self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
@@ -128,6 +131,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                     raise self.script.failure
                 await asyncio.sleep(self.script.slow_step_s or self.script.step_s)
                 run.note(delta)
+                if self._capabilities is not None and not self._capabilities.token_ids:
+                    del delta.token_ids[:]
                 yield Response(delta=delta)
             finished = True
             yield Response(completion=run.completion(), load=self._load())
@@ -154,6 +159,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             ),
             load=self._load(),
             bytes_per_token=1.0,
+            capabilities=self._capabilities,
         )
 
     async def AdjustBudget(

@@ -29,7 +29,7 @@ def test_a_worker_that_two_sources_name_is_one() -> None:
 
 @settings(derandomize=True, deadline=None)
 @given(NEWS)
-def test_members_are_what_the_last_word_of_any_source_names(
+def test_members_are_what_any_source_named_last(
     news: list[tuple[Source, dict[str, bool]]],
 ) -> None:
     members, last = Members(), dict[Source, dict[str, bool]]()
