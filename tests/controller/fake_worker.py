@@ -27,6 +27,9 @@ DescribeContext = Context[worker_pb2.DescribeWorkerRequest, worker_pb2.DescribeW
 AdjustContext = Context[worker_pb2.AdjustBudgetRequest, worker_pb2.AdjustBudgetResponse]
 Response = worker_pb2.WorkerServiceGenerateResponse
 
+ALL = worker_pb2.WorkerCapabilities(
+    resume=True, adjust=True, token_ids=True, tools=True, answer_format=True, probe=True
+)
 CLOSING_TOKENS = 3
 FORMAT_TOKENS = 10
 
@@ -62,7 +65,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         port: int = 0,
         tls: ServerTls | None = None,
         authorise: Authorise | None = None,
-        capabilities: worker_pb2.WorkerCapabilities | None = None,
+        capabilities: worker_pb2.WorkerCapabilities | None = ALL,
     ) -> None:
         """capabilities: None tells none, as a worker that is older than them."""
         self._capabilities = capabilities

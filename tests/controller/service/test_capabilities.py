@@ -11,10 +11,8 @@ from google.rpc import error_details_pb2
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import reasoning_pb2
 from curfew.v1.worker_pb2 import WorkerCapabilities
-from tests.controller.fake_worker import FakeWorker, Script
+from tests.controller.fake_worker import ALL, FakeWorker, Script
 from tests.controller.service.harness import ask, controller, detail
-
-ALL = WorkerCapabilities(resume=True, adjust=True, token_ids=True, tools=True, answer_format=True, probe=True)
 
 
 def but(**changes: bool) -> WorkerCapabilities:
@@ -38,7 +36,7 @@ async def test_a_request_goes_to_a_worker_that_can_take_it(
     request_of: Callable[[], reasoning_pb2.GenerateRequest], lacking: str
 ) -> None:
     async with (
-        FakeWorker() as old,
+        FakeWorker(capabilities=None) as old,
         FakeWorker(capabilities=but(**{lacking: False})) as unable,
         controller([old.address, unable.address]) as door,
     ):
@@ -63,7 +61,7 @@ async def test_a_request_goes_to_a_worker_that_can_take_it(
 
 async def test_one_that_cannot_be_taken_now_is_told_to_come_again() -> None:
     async with (
-        FakeWorker() as unable,
+        FakeWorker(capabilities=None) as unable,
         FakeWorker(capabilities=ALL) as able,
         controller([unable.address, able.address]) as door,
     ):
