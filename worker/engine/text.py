@@ -75,29 +75,27 @@ class TagScanner:
         """The proper prefix of `</think>` (at least `<`) with which the stream ends, or an empty string."""
         return self._partial if Tag.CLOSE.value.startswith(self._partial) else ""
 
-    def push(self, text: str) -> list[tuple[str, Tag | None]]:
-        """Text without tags, in order, each piece with the tag that followed it (None at the end)."""
+    def push(self, text: str) -> tuple[str, Tag | None, str]:
+        """Text without tags, up to the first tag; that tag, None if there is none; and the text behind it,
+        which is not taken yet.
+        """
         if not self._held and "<" not in text:
-            return [(text, None)]
-        found: list[tuple[str, Tag | None]] = []
+            return text, None, ""
         chain = self._held[: len(self._held) - len(self._partial)]
         clear, *rest = (self._partial + text).split("<")
-        for part in map("<".__add__, rest):
+        for number, part in enumerate(map("<".__add__, rest), 1):
             tag = next((tag for tag in Tag if part.startswith(tag.value)), None)
             if tag is not None:
-                found.append((clear, tag))
-                clear, chain = part[len(tag.value) :], ""
-                self._partial = ""
-            elif any(tag.value.startswith(part) for tag in Tag):
+                self._held = self._partial = ""
+                return clear, tag, "<".join([part[len(tag.value) :], *rest[number:]])
+            if any(tag.value.startswith(part) for tag in Tag):
                 chain += part
                 self._partial = part
             else:
                 clear, chain = clear + chain + part, ""
                 self._partial = ""
         self._held = chain
-        if clear:
-            found.append((clear, None))
-        return found
+        return clear, None, ""
 
     def flush(self) -> str:
         """The held text, at the end of the stream."""
@@ -137,7 +135,7 @@ class AnswerScanner:
         if found:
             self._held = ""
             return text[: min(found)[1]], True
-        cut = min(_prefix_start(text, stop, start) for stop in self._stops)
+        cut = min(prefix_start(text, stop, start) for stop in self._stops)
         self._held = text[cut:]
         return text[:cut], False
 
@@ -147,7 +145,7 @@ class AnswerScanner:
         return held
 
 
-def _prefix_start(text: str, stop: str, start: int) -> int:
+def prefix_start(text: str, stop: str, start: int = 0) -> int:
     """Where the longest tail of `text[start:]` that begins `stop` starts; `len(text)` if none does."""
     i = text.find(stop[0], max(start, len(text) - len(stop) + 1))
     while i >= 0:
@@ -155,6 +153,22 @@ def _prefix_start(text: str, stop: str, start: int) -> int:
             return i
         i = text.find(stop[0], i + 1)
     return len(text)
+
+
+def trailing_tokens(token_bytes: Sequence[bytes]) -> dict[str, frozenset[int]]:
+    """Ids that complete a `</think>` and go on with visible text, by the part of the tag before them: of an
+    answer with a form such text would be its beginning, sampled before the form was in force.
+    """
+    close = Tag.CLOSE.value.encode()
+    return {
+        close[:at].decode(): frozenset(
+            token_id
+            for token_id, data in enumerate(token_bytes)
+            if (data.startswith(close[at:]) if at else close in data)
+            and data.partition(close[at:])[2].strip()
+        )
+        for at in range(len(close))
+    }
 
 
 def silent_tokens(token_bytes: Sequence[bytes], specials: Collection[int]) -> frozenset[int]:

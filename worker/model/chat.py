@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from worker.model.config import UnsupportedModelError
+from worker.model.tools import Tool, ToolCall, calls_text, results_text, tools_text
 
 SYSTEM_MARK, TURN_MARK, END_MARK = "<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"
 OPEN_TAG, CLOSE_TAG = TAGS = "<think>", "</think>"
@@ -29,14 +31,17 @@ class Role(Enum):
     SYSTEM = "System"
     USER = "User"
     ASSISTANT = "Assistant"
+    TOOL = "Tool"
+    """Stands in the user's turns there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation."""
+    """One turn of a conversation. calls: of tools, in an assistant's turn."""
 
     role: Role
     text: str
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,49 +93,65 @@ class Chat:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text of our own, in which a thinking tag is a thinking tag."""
         if not self._tags:
-            return self._encode_plain(text)
+            return self.encode_plain(text)
         ids: list[int] = []
         for part in _TAG.split(text):
-            ids += [self._tags[part]] if part in self._tags else self._encode_plain(part)
+            ids += [self._tags[part]] if part in self._tags else self.encode_plain(part)
         return ids
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> list[int]:
         """Token ids of anybody's text."""
         # Unlike `encode`, which takes one text, this lets other threads run meanwhile.
         (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoded.ids
         return ids
 
-    def prompt(self, turns: Sequence[Turn], *, think: bool) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], *, think: bool, tools: Sequence[Tool] = ()) -> Prompt:
         """Token ids of a conversation, up to where the model goes on.
 
         Texts are stripped of surrounding white space; of an assistant turn what follows its last `</think>`
-        is kept. Raises ValueError unless a system turn is first and alone of its kind, and the last turn is
-        the user's.
+        is kept. The results of tools that stand together become one turn of the user's. Raises ValueError
+        unless a system turn is first and alone of its kind, and the last turn is the user's or a tool's.
         """
-        if not turns or turns[-1].role is not Role.USER:
-            raise ValueError("the last turn must be the user's")
+        if not turns or turns[-1].role not in (Role.USER, Role.TOOL):
+            raise ValueError("the last turn must be the user's or a tool's")
         if any(turn.role is Role.SYSTEM for turn in turns[1:]):
             raise ValueError("only the first turn may be the system's")
         system, rest = (turns[0].text, turns[1:]) if turns[0].role is Role.SYSTEM else ("", turns)
-        ids = [self._system, *self._encode_plain(f"{Role.SYSTEM.value}\n{system.strip()}\n")]
+        parts = [system.strip(), *([tools_text(tools)] if tools else [])]
+        ids = [self._system, *self.encode_plain(f"{Role.SYSTEM.value}\n{_paragraphs(parts)}\n")]
         shared = len(ids)
-        for turn in rest:
-            text = turn.text
-            if turn.role is Role.ASSISTANT:
-                text = text.rpartition(CLOSE_TAG)[2]
-            ids += [self._turn, *self._encode_plain(f"{turn.role.value}\n{text.strip()}\n")]
-            if turn.role is Role.ASSISTANT:
-                ids += [self._end, *self._encode_plain("\n")]
+        for is_result, group in groupby(rest, lambda turn: turn.role is Role.TOOL):
+            if is_result:
+                results = results_text([turn.text for turn in group])
+                ids += [self._turn, *self.encode_plain(f"{Role.USER.value}\n{results}\n")]
+                continue
+            for turn in group:
+                ids += self._encode_turn(turn)
         opening = f"{OPEN_TAG}\n" if think else OPEN_TAG + CLOSE_TAG
         ids += [self._turn, *self.encode(f"{Role.ASSISTANT.value}\n{opening}")]
         return Prompt(tuple(ids), shared)
+
+    def _encode_turn(self, turn: Turn) -> list[int]:
+        text = turn.text
+        if turn.role is Role.ASSISTANT:
+            text = text.rpartition(CLOSE_TAG)[2]
+        text = _paragraphs([text.strip(), *([calls_text(turn.calls)] if turn.calls else [])])
+        ids = [self._turn, *self.encode_plain(f"{turn.role.value}\n{text}\n")]
+        if turn.role is Role.ASSISTANT:
+            ids += [self._end, *self.encode_plain("\n")]
+        return ids
 
     def _mark(self, text: str) -> int:
         number = self._tokenizer.token_to_id(text)
         if number is None:
             raise UnsupportedModelError(f"the tokenizer has no {text}, a mark of the chat format")
         return int(number)
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    """Those that are not empty, with an empty line between them."""
+    return "\n\n".join(filter(None, texts))
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:

@@ -20,9 +20,13 @@ pieces_of_tags = st.lists(
 
 
 def scan(pieces: list[str]) -> tuple[str, list[Tag]]:
-    scanner = TagScanner()
-    found = [piece for text in pieces for piece in scanner.push(text)]
-    return "".join(text for text, _ in found) + scanner.flush(), [tag for _, tag in found if tag]
+    scanner, shown, tags = TagScanner(), "", list[Tag]()
+    for text in pieces:
+        while text:
+            clear, tag, text = scanner.push(text)  # noqa: PLW2901
+            shown += clear
+            tags += [tag] if tag else []
+    return shown + scanner.flush(), tags
 
 
 def cut(text: str, cuts: list[int]) -> list[str]:
@@ -85,9 +89,9 @@ def test_what_is_shown_holds_no_tag_and_does_not_depend_on_the_cut(
 
 def test_text_without_a_beginning_of_a_tag_is_not_held_back() -> None:
     scanner = TagScanner()
-    assert scanner.push("x <y </th") == [("x <y ", None)]
+    assert scanner.push("x <y </th") == ("x <y ", None, "")
     assert scanner.close_under_way == "</th"
-    assert scanner.push("is") == [("</this", None)]
+    assert scanner.push("is") == ("</this", None, "")
     assert scanner.close_under_way == ""
 
 
