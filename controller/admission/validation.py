@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from controller import wire
+from curfew.rpc.tools import tool_violations
 from curfew.v1 import generation_pb2, reasoning_pb2
 
 MAX_LABELS = 16
@@ -14,7 +15,13 @@ MAX_STOP_LENGTH = 64
 MAX_LOGPROBS = 20
 MAX_DEADLINE_S = 24 * 3600.0
 
-_ROLES = (generation_pb2.ROLE_SYSTEM, generation_pb2.ROLE_USER, generation_pb2.ROLE_ASSISTANT)
+_ROLES = (
+    generation_pb2.ROLE_SYSTEM,
+    generation_pb2.ROLE_USER,
+    generation_pb2.ROLE_ASSISTANT,
+    generation_pb2.ROLE_TOOL,
+)
+_LAST = (generation_pb2.ROLE_USER, generation_pb2.ROLE_TOOL)
 _ROLE_NAMES: dict[int, str] = {number: name for name, number in generation_pb2.Role.items()}
 
 Violation = tuple[str, str]
@@ -28,6 +35,7 @@ def violations(request: reasoning_pb2.GenerateRequest) -> list[Violation]:
         *_sampling(request.sampling),
         *_wishes(request.wishes),
         *_labels(request),
+        *tool_violations(request),
     ]
 
 
@@ -55,9 +63,9 @@ def _messages(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
         if message.role == generation_pb2.ROLE_USER and not message.content.strip():
             yield f"{field}.content", f"{message.content[:20]!r} asks nothing"
     last = messages[-1].role
-    if last != generation_pb2.ROLE_USER and last in _ROLES:
+    if last not in _LAST and last in _ROLES:
         field = f"messages[{len(messages) - 1}].role"
-        yield field, f"the last turn is {_ROLE_NAMES[last]}'s; it must be ROLE_USER's"
+        yield field, f"the last turn is {_ROLE_NAMES[last]}'s; it must be ROLE_USER's or ROLE_TOOL's"
 
 
 def _sampling(sampling: generation_pb2.SamplingParams) -> Iterator[Violation]:

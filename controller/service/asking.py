@@ -12,10 +12,12 @@ from controller.planning.decision import Ask, Refusal, RefusedFor
 from controller.planning.lengths import LengthModel
 from controller.planning.needs import NOTHING, Ability, Needs
 from curfew.rpc.errors import RpcError, reason, retry_after
-from curfew.v1 import reasoning_pb2
+from curfew.v1 import generation_pb2, reasoning_pb2
 
 FORMAT_BYTES = 24
 """Added to the text for each turn's chat format, and once more for the answer's."""
+TOOLS_BYTES, TOOL_BYTES = 800, 64
+"""What the chat format says of tools beside what a request does, and of each tool or call."""
 ESTIMATE_SLACK = 1.25
 """By how much more than estimated a prompt is taken to be at most, unless its bytes are fewer: no token of a
 byte-level vocabulary is less than a byte."""
@@ -43,7 +45,7 @@ def ask_of(
     """A request in numbers. most_reasoning_tokens: that the policy grants, of which an effort is a share.
     time_remaining_s: of the call's own deadline.
     """
-    text_bytes = FORMAT_BYTES + sum(len(turn.content.encode()) + FORMAT_BYTES for turn in request.messages)
+    text_bytes = prompt_bytes(request)
     estimated = lengths.prompt_tokens(text_bytes, bytes_per_token)
     wishes = request.wishes
     deadlines = [wire.seconds(wishes.deadline)] if wishes.HasField("deadline") else []
@@ -59,6 +61,22 @@ def ask_of(
         max_output_tokens=wishes.max_output_tokens if wishes.HasField("max_output_tokens") else None,
         deadline_s=min(deadlines, default=None),
     )
+
+
+def prompt_bytes(request: reasoning_pb2.GenerateRequest) -> int:
+    """Bytes that the prompt's text has about: turns, and what the model is shown of tools."""
+    total = FORMAT_BYTES
+    for turn in request.messages:
+        total += len(turn.content.encode()) + FORMAT_BYTES
+        total += sum(len(call.arguments_json.encode()) + TOOL_BYTES for call in turn.tool_calls)
+    if request.tools and request.tool_choice.kind != generation_pb2.ToolChoice.KIND_NONE:
+        total += TOOLS_BYTES
+        for tool in request.tools:
+            schema = tool.parameters_json_schema
+            # It is shown with blanks behind commas and colons.
+            total += len(schema.encode()) + schema.count(",") + schema.count(":")
+            total += len(tool.name) + len(tool.description.encode()) + TOOL_BYTES
+    return total
 
 
 def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:

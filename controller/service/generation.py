@@ -202,6 +202,10 @@ class Generation:
             if adjustment is not None and may_adjust and (self._adjusting is None or self._adjusting.done()):
                 self._adjusting = asyncio.create_task(self._adjust(adjustment, outbox))
         elif delta.phase == generation_pb2.PHASE_ANSWER:
+            for call in delta.tool_calls:
+                if call.name:
+                    # Unique in the conversation, and the same wherever the request goes on.
+                    call.id = f"call_{self._request_id}_{call.index}"
             self.answer_tokens += tokens
             self._flight.answer(self._clock())
         self._delivered_tokens += tokens
@@ -255,6 +259,7 @@ class Generation:
             reopened=done.reopened,
             adjustments=self._flight.adjustments,
             attempts=self._attempts,
+            malformed_tool_calls=done.malformed_tool_calls,
         )
 
 

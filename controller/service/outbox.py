@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import groupby
 
 from curfew.v1 import generation_pb2, reasoning_pb2
 
@@ -15,11 +16,12 @@ _MAX_RUN_TOKENS = 1024
 class _Run:
     """Consecutive deltas of one phase that the caller has not taken."""
 
-    __slots__ = ("_later_texts", "delta")
+    __slots__ = ("_calls", "_later_texts", "delta")
 
     def __init__(self, delta: generation_pb2.Delta) -> None:
         self.delta = delta
         self._later_texts: list[str] = []
+        self._calls = list(delta.tool_calls)
 
     def append(self, delta: generation_pb2.Delta) -> None:
         self._later_texts.append(delta.text)
@@ -27,11 +29,28 @@ class _Run:
         self.delta.token_count += delta.token_count
         if delta.logprobs:
             self.delta.logprobs.extend(delta.logprobs)
+        if delta.tool_calls:
+            self._calls += delta.tool_calls
 
     def merged(self) -> generation_pb2.Delta:
         if self._later_texts:
             self.delta.text += "".join(self._later_texts)
+        if len(self._calls) > 1:
+            merged = [_merged(list(pieces)) for _, pieces in groupby(self._calls, lambda call: call.index)]
+            del self.delta.tool_calls[:]
+            self.delta.tool_calls.extend(merged)
         return self.delta
+
+
+def _merged(pieces: list[generation_pb2.ToolCallDelta]) -> generation_pb2.ToolCallDelta:
+    """Adjacent pieces of one call; its id and name are in the first."""
+    first = pieces[0]
+    return generation_pb2.ToolCallDelta(
+        index=first.index,
+        id=first.id,
+        name=first.name,
+        arguments_json="".join(piece.arguments_json for piece in pieces),
+    )
 
 
 class Outbox:

@@ -38,13 +38,16 @@ FORMAT_TOKENS = 10
 class Script:
     """What the model does with every request.
 
-    reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. step_s: of every
-    step, which really takes slow_step_s if that is set. refuse_with: raised at once. fail_after, pause_after:
-    tokens after which `failure` is raised, or `go_on` awaited.
+    reasoning: tokens after which it closes its reasoning by itself. answer: a token a word. calls: what it
+    then writes of calls of tools, a token each; malformed: what of it is none. step_s: of every step, which
+    really takes slow_step_s if that is set. refuse_with: raised at once. fail_after, pause_after: tokens
+    after which `failure` is raised, or `go_on` awaited.
     """
 
     reasoning: int = 20
     answer: str = "it is 42"
+    calls: tuple[pb.ToolCallDelta, ...] = ()
+    malformed: tuple[pb.MalformedToolCall, ...] = ()
     step_s: float = 0.001
     slow_step_s: float | None = None
     refuse_with: Exception | None = None
@@ -210,6 +213,8 @@ class _Run:
         for number, word in enumerate(self._script.answer.split()[: self._budget.answer_tokens]):
             text = word if number == 0 else f" {word}"
             yield pb.Delta(phase=pb.PHASE_ANSWER, text=text, token_ids=[200 + number])
+        for number, call in enumerate(self._script.calls):
+            yield pb.Delta(phase=pb.PHASE_ANSWER, token_ids=[300 + number], tool_calls=[call])
 
     def _reasoning(self) -> Iterator[pb.Delta]:
         limit = self._budget.reasoning_tokens + self._budget.grace_tokens
@@ -231,7 +236,8 @@ class _Run:
     def completion(self) -> worker_pb2.WorkerCompletion:
         first_s = self._first_s or self._elapsed_s()
         return worker_pb2.WorkerCompletion(
-            finish_reason=pb.FINISH_REASON_STOP,
+            finish_reason=pb.FINISH_REASON_TOOL_CALLS if self._script.calls else pb.FINISH_REASON_STOP,
+            malformed_tool_calls=self._script.malformed,
             reasoning_end=self._end,
             usage=pb.TokenUsage(
                 prompt_tokens=self._prompt,

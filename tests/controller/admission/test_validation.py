@@ -78,7 +78,7 @@ def messages(*turns: pb.Message) -> Callable[[Request], None]:
         (
             messages(turn(pb.ROLE_USER), turn(pb.ROLE_ASSISTANT)),
             "messages[1].role",
-            "the last turn is ROLE_ASSISTANT's; it must be ROLE_USER's",
+            "the last turn is ROLE_ASSISTANT's; it must be ROLE_USER's or ROLE_TOOL's",
         ),
         (sampling(temperature=2.5), "sampling.temperature", "2.5 is out of range; allowed is 0 to 2"),
         (sampling(temperature=math.nan), "sampling.temperature", "nan is out of range; allowed is 0 to 2"),

@@ -52,6 +52,21 @@ async def test_counts_of_tokens_without_ids_are_added_up() -> None:
     ]
 
 
+async def test_the_pieces_of_a_call_are_merged_and_calls_are_kept_apart() -> None:
+    first = pb.ToolCallDelta(index=0, id="a", name="add", arguments_json="{")
+    second = pb.ToolCallDelta(index=1, id="b", name="add", arguments_json="{}")
+    pieces = [first, pb.ToolCallDelta(arguments_json='"x":'), pb.ToolCallDelta(arguments_json=" 1}"), second]
+    outbox = Outbox()
+    outbox.put_delta(pb.Delta(phase=ANSWER, text="I add."))
+    for piece in pieces:
+        outbox.put_delta(pb.Delta(phase=ANSWER, token_ids=[1], tool_calls=[piece]))
+    outbox.close()
+    whole = pb.ToolCallDelta(index=0, id="a", name="add", arguments_json='{"x": 1}')
+    assert [event.delta for event in await drain(outbox)] == [
+        pb.Delta(phase=ANSWER, text="I add.", token_ids=[1] * 4, tool_calls=[whole, second])
+    ]
+
+
 async def test_what_was_taken_is_not_added_to() -> None:
     outbox = Outbox()
     outbox.put_delta(delta(ANSWER, "a", 1))
