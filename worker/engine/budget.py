@@ -13,11 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from worker.engine.answer_form import FREE_FORM, AnswerForm
 from worker.engine.closing import Closing, at_boundary
 from worker.engine.generation import (
     Ban,
+    CallPiece,
     FinishReason,
     Limits,
+    MalformedCall,
     Observation,
     Phase,
     ReasoningEnd,
@@ -26,6 +29,7 @@ from worker.engine.generation import (
 )
 from worker.engine.loops import DEFAULT_LOOP_RULE, LoopDetector, LoopRule
 from worker.engine.text import AnswerScanner, Tag, TagScanner, TokenText
+from worker.engine.tool_calls import Found, ToolCallScanner
 
 # After so many answer tokens, or with so few left, an answer without visible text must show some. The first
 # lets a model begin with line ends and a character of four single-byte tokens.
@@ -51,14 +55,15 @@ class BudgetMachine:
 
     For reading only: `limits` in force; `phase` (REASONING or ANSWER) of the next token to be sampled;
     `strike`, None until something strikes; `reasoning_end`, None while the model reasons; `reopened`, whether
-    the model wrote `<think>` in its answer; `finish_reason`, None until the finish; and the counts of tokens
-    in the sequence.
+    the model wrote `<think>` in its answer; `finish_reason`, None until the finish; `malformed`, what the
+    answer wrote as calls of tools that are none; `matcher`, of an answer with a grammar, which belongs to the
+    machine; and the counts of tokens in the sequence.
     """
 
     __slots__ = (
-        "_answer", "_answer_text", "_format", "_loops", "_reasoning_text", "_reopening", "_tags", "_tail",
-        "_text", "answer_tokens", "finish_reason", "forced_tokens", "limits", "phase",
-        "reasoning_end", "reasoning_tokens", "reopened", "strike",
+        "_answer", "_answer_text", "_call_pieces", "_calls", "_form", "_format", "_loops", "_reasoning_text",
+        "_reopening", "_tags", "_tail", "_text", "answer_tokens", "finish_reason", "forced_tokens", "limits",
+        "malformed", "matcher", "phase", "reasoning_end", "reasoning_tokens", "reopened", "strike",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +72,7 @@ class BudgetMachine:
         text_format: TextFormat,
         *,
         stop: Sequence[str] = (),
+        form: AnswerForm = FREE_FORM,
         loop_rule: LoopRule | None = DEFAULT_LOOP_RULE,
     ) -> None:
         """Raises ValueError where `limits` do not leave room for an answer, or a stop string is empty."""
@@ -80,11 +86,14 @@ class BudgetMachine:
         self._format = text_format
         self._text = TokenText(text_format.token_bytes)
         self._tags = TagScanner()
+        self._form = form
+        self._calls = ToolCallScanner(form.tools, form.most_calls)
         self._answer = AnswerScanner(stop)
         self._loops = LoopDetector(loop_rule) if loop_rule else None
         self._tail = ""
         self._reasoning_text = ""  # to be shown with this observation
         self._answer_text = ""  # the same
+        self._call_pieces: list[CallPiece] = []  # the same
         self._reopening = False  # a first `<think>` in the answer wants its close
 
         self.limits = limits
@@ -93,6 +102,8 @@ class BudgetMachine:
         self.reasoning_end: ReasoningEnd | None = None if limits.reasoning_tokens else ReasoningEnd.NONE
         self.reopened = False
         self.finish_reason: FinishReason | None = None
+        self.malformed: list[MalformedCall] = []
+        self.matcher = form.grammar.matcher() if form.grammar is not None else None
         self.reasoning_tokens = 0
         self.forced_tokens = 0
         self.answer_tokens = 0
@@ -106,6 +117,7 @@ class BudgetMachine:
         *,
         strike: Strike | None = None,
         stop: Sequence[str] = (),
+        form: AnswerForm = FREE_FORM,
         loop_rule: LoopRule | None = DEFAULT_LOOP_RULE,
     ) -> Self:
         """The machine of a sequence that already has the tokens of `runs`, with all of their text shown.
@@ -114,7 +126,7 @@ class BudgetMachine:
         is found again, one by deadline is not. Call `check` before sampling: a limit may be due. Raises
         ValueError for runs that no machine makes.
         """
-        machine = cls(limits, text_format, stop=stop, loop_rule=loop_rule)
+        machine = cls(limits, text_format, stop=stop, form=form, loop_rule=loop_rule)
         for run in runs:
             machine._replay(run, strike)
         machine.strike = strike or machine.strike
@@ -123,6 +135,7 @@ class BudgetMachine:
         if machine.output_tokens == limits.max_output_tokens and machine.finish_reason is None:
             machine._finish(FinishReason.LENGTH)
         machine._reasoning_text = machine._answer_text = ""  # was shown before
+        machine._call_pieces.clear()
         return machine
 
     @property
@@ -133,7 +146,7 @@ class BudgetMachine:
     @property
     def ban(self) -> Ban:
         """What the next sampling must leave out."""
-        if self.phase is Phase.REASONING or self._answer.visible:
+        if self.phase is Phase.REASONING or self._begun:
             return Ban.NONE
         remaining = self.limits.max_output_tokens - self.output_tokens
         if self.answer_tokens >= _SILENT_AT_MOST or remaining <= _VISIBLE_WITHIN:
@@ -181,6 +194,11 @@ class BudgetMachine:
         return self._observation(None, force)
 
     @property
+    def _begun(self) -> bool:
+        """Whether the answer is not empty, however it goes on."""
+        return self._answer.visible or self._calls.begun
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the reasoning stands where it may be cut: after a line or a sentence."""
         return at_boundary(self._tail) and not self._text.mid_character
@@ -188,7 +206,7 @@ class BudgetMachine:
     @property
     def closing(self) -> tuple[int, ...]:
         """Tokens that end the reasoning if it ends here."""
-        under_way, closing = self._close_under_way(), self._format.closing
+        under_way, closing = self.close_under_way, self._format.closing
         return closing.rest(under_way) if under_way else closing.end(self._tail)
 
     def adjust(self, reasoning_tokens: int | None = None, reason_until_s: float | None = None) -> Limits:
@@ -242,11 +260,13 @@ class BudgetMachine:
         if self.phase is Phase.REASONING:
             self.strike = Strike(ReasoningEnd.NATURAL, self.reasoning_tokens)
             return self._observation(None, self._end_if_due())
-        if not self._answer.visible:
+        if not self._begun:
             raise ValueError(
                 f"end of text (token {token_id}) was sampled though it is banned: {self.ban.name}"
             )
-        self._finish(FinishReason.STOP)
+        if self.matcher is not None:
+            self.matcher.end()
+        self._finish(self._ended)
         return self._observation(None)
 
     def _observation(self, phase: Phase | None, force: tuple[int, ...] = ()) -> Observation:
@@ -258,7 +278,9 @@ class BudgetMachine:
         if self._answer_text:
             text += ((Phase.ANSWER, self._answer_text),)
             self._answer_text = ""
-        return Observation(phase, text, force, self.finish_reason)
+        calls = tuple(self._call_pieces)
+        self._call_pieces.clear()
+        return Observation(phase, text, force, self.finish_reason, calls)
 
     # Limits and closes.
 
@@ -282,7 +304,7 @@ class BudgetMachine:
         if not (
             self.reasoning_tokens >= last
             or strike.reason in (ReasoningEnd.LOOP, ReasoningEnd.NATURAL)
-            or self._close_under_way()
+            or self.close_under_way
             or self.at_boundary
         ):
             return ()
@@ -291,7 +313,9 @@ class BudgetMachine:
         self._leave_reasoning(strike.reason)
         return force
 
-    def _close_under_way(self) -> str:
+    @property
+    def close_under_way(self) -> str:
+        """The proper prefix of `</think>` that the reasoning ends with, or an empty string."""
         return "" if self._text.mid_character else self._tags.close_under_way
 
     def _leave_reasoning(self, reason: ReasoningEnd) -> None:
@@ -303,7 +327,7 @@ class BudgetMachine:
         if not self._reopening:
             return ()
         self._reopening = False
-        force = self._format.closing.rest(self._close_under_way())
+        force = self._format.closing.rest(self.close_under_way)
         if self.output_tokens + len(force) >= self.limits.max_output_tokens:
             return ()
         self._force(force)
@@ -314,10 +338,17 @@ class BudgetMachine:
         self._read(self._text.flush())
         self._tags.flush()
         self.forced_tokens += len(token_ids)
+        self._follow(token_ids)
+
+    def _follow(self, token_ids: Sequence[int]) -> None:
+        """Lets an answer's matcher follow."""
+        if self.matcher is not None and self.phase is Phase.ANSWER:
+            self.matcher.accept(token_ids)
 
     # Text.
 
     def _count_and_read(self, token_id: int) -> None:
+        self._follow((token_id,))
         if self.phase is Phase.REASONING:
             self.reasoning_tokens += 1
         else:
@@ -325,34 +356,71 @@ class BudgetMachine:
         self._read(self._text.push(token_id))
 
     def _read(self, text: str) -> None:
-        if not text:
-            return
-        if self.phase is Phase.REASONING:
+        if text and self.phase is Phase.REASONING:
             self._tail = (self._tail + text)[-_TAIL:]
-        for piece, tag in self._tags.push(text):
-            self._show(piece)
-            if self.phase is Phase.REASONING:
-                if tag is Tag.CLOSE:
-                    self._leave_reasoning(ReasoningEnd.NATURAL)
-            elif tag is Tag.CLOSE:
+            text = self._read_reasoning(text)
+        if text:
+            self._read_answer(text)
+
+    def _read_reasoning(self, text: str) -> str:
+        """Returns what comes behind the close."""
+        while text and self.phase is Phase.REASONING:
+            shown, tag, text = self._tags.push(text)
+            self._reasoning_text += shown
+            if tag is Tag.CLOSE:
+                self._leave_reasoning(ReasoningEnd.NATURAL)
+        return text
+
+    def _read_answer(self, text: str) -> None:
+        if self._form.is_json and self._answer.visible:
+            # Whatever stands in JSON is data.
+            self._show(text)
+            return
+        self._take(self._calls.push(text))
+
+    def _take(self, found: Iterable[Found]) -> None:
+        for piece in found:
+            if self.finish_reason is not None:
+                return
+            if isinstance(piece, CallPiece):
+                self._call_pieces.append(piece)
+            elif isinstance(piece, MalformedCall):
+                self.malformed.append(piece)
+            elif self._form.is_json:
+                self._show(piece)
+            else:
+                self._read_text(piece)
+
+    def _read_text(self, text: str) -> None:
+        """Text of an answer that is neither a call nor JSON."""
+        while text:
+            shown, tag, text = self._tags.push(text)
+            self._show(shown)
+            if tag is Tag.CLOSE:
                 self._reopening = False
             elif tag is Tag.OPEN and not self.reopened:
                 self.reopened = self._reopening = True
 
     def _show(self, text: str) -> None:
-        if self.phase is Phase.REASONING:
-            self._reasoning_text += text
-            return
         if self.finish_reason is None:
             text, stopped = self._answer.push(text)
             self._answer_text += text
             if stopped:
-                self.finish_reason = FinishReason.STOP
+                self.finish_reason = self._ended
+
+    @property
+    def _ended(self) -> FinishReason:
+        """Of an answer that has come to its end."""
+        return FinishReason.TOOL_CALLS if self._calls.calls else FinishReason.STOP
 
     def _finish(self, reason: FinishReason) -> None:
         """Shows what is held back; a stop string that this completes is the reason all the same."""
         self._read(self._text.flush())
-        self._show(self._tags.flush())
+        if self.phase is Phase.REASONING:
+            self._reasoning_text += self._tags.flush()
+        else:
+            self._take(self._calls.flush())
+            self._show(self._tags.flush())
         if self.finish_reason is None:
             self.finish_reason = reason
             self._answer_text += self._answer.flush()
@@ -375,7 +443,7 @@ class BudgetMachine:
 
     def _replay_close(self, run: TokenRun, strike: Strike | None) -> None:
         closing = b"".join(self._format.token_bytes[token_id] for token_id in run.token_ids)
-        if Tag.CLOSE.value.encode() not in self._close_under_way().encode() + closing:
+        if Tag.CLOSE.value.encode() not in self.close_under_way.encode() + closing:
             raise ValueError(f"FORCED tokens that close nothing: {closing!r}")
         self._force(run.token_ids)
         if self.phase is Phase.REASONING:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from worker.engine.answer_form import Matcher
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.cache import PagePool, SlotPool
 from worker.engine.events import Event, Failed, FailureKind, Finished, Load, Output, Piece, Started, Timings
@@ -26,7 +27,7 @@ from worker.engine.runner import Runner
 from worker.engine.sampling import Choice, Draw, choose
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Request, Sequence
-from worker.engine.text import silent_tokens
+from worker.engine.text import silent_tokens, trailing_tokens
 from worker.model.chat import Chat, Prompt
 
 # After every request, so that whoever waits for room takes a probe's.
@@ -97,11 +98,17 @@ class Engine:
         self._token_bytes = [*chat.token_bytes, *[b""] * padding]
         ends = [i for i in sorted(chat.end_ids) if i < config.vocab_size]
         silent = silent_tokens(self._token_bytes, chat.special_ids | chat.end_ids)
-        self._banned: dict[Ban, Tensor | None] = {
+        self._ban_ids = {
             Ban.NONE: None,
-            Ban.END_OF_TEXT: torch.tensor(ends, dtype=torch.long, device=device),
-            Ban.SILENT: torch.tensor(sorted(silent), dtype=torch.long, device=device),
+            Ban.END_OF_TEXT: torch.tensor(ends, dtype=torch.long),
+            Ban.SILENT: torch.tensor(sorted(silent), dtype=torch.long),
         }
+        self._banned = {ban: None if ids is None else ids.to(device) for ban, ids in self._ban_ids.items()}
+        self._trailing = {
+            under_way: torch.tensor(sorted(ids), dtype=torch.long, device=device) if ids else None
+            for under_way, ids in trailing_tokens(self._token_bytes).items()
+        }
+        """Banned where `</think>` is under way, by its beginning, if the answer has a grammar."""
 
     def submit(self, request: Request) -> None:
         """Queues a request. Raises RefusedError, or ValueError for limits that leave no room for an answer,
@@ -234,7 +241,12 @@ class Engine:
     def _sequence(self, request: Request, sample: int) -> Sequence:
         text_format = TextFormat(self._token_bytes, self._chat.end_ids, request.closing)
         machine = BudgetMachine.resume(
-            request.limits, text_format, request.resume, strike=request.strike, stop=request.stop
+            request.limits,
+            text_format,
+            request.resume,
+            strike=request.strike,
+            stop=request.stop,
+            form=request.form,
         )
         generated = [token for run in request.resume for token in run.token_ids]
         sampling = replace(request.sampling, seed=request.sampling.seed + sample)
@@ -267,7 +279,21 @@ class Engine:
         sampling, seen = sequence.sampling, None
         if sampling.repetition_penalty != 1.0:
             seen = sequence.see(self._runner.network.config.vocab_size, self._runner.network.device)
-        return Draw(sampling, len(sequence.tokens), self._banned[sequence.machine.ban], seen)
+        machine, position = sequence.machine, len(sequence.tokens)
+        if machine.matcher is None:
+            return Draw(sampling, position, self._banned[machine.ban], seen)
+        if machine.phase is Phase.REASONING:
+            return Draw(sampling, position, self._trailing[machine.close_under_way], seen)
+        return Draw(sampling, position, None, seen, self._allowed(machine.matcher, machine.ban))
+
+    def _allowed(self, matcher: Matcher, ban: Ban) -> Tensor:
+        """Where a ban would leave nothing of what a grammar allows, the grammar counts."""
+        allowed, banned = matcher.allowed(), self._ban_ids[ban]
+        if banned is None:
+            return allowed
+        rest = allowed.clone()
+        rest[banned] = False
+        return rest if rest.any() else allowed
 
     def _observe(self, sequence: Sequence, choice: Choice | None, now_s: float) -> list[Event]:
         """Takes the token chosen for a sequence; without one, lets limits strike that are due.
@@ -296,20 +322,23 @@ class Engine:
         self, sequence: Sequence, observation: Observation, choice: Choice | None, now_s: float
     ) -> list[Event]:
         """Does what an observation says."""
-        text, pieces = observation.text, list[Piece]()
-        if sequence.first_answer_s is None and text and text[-1][0] is Phase.ANSWER:
+        text, calls, pieces = observation.text, observation.calls, list[Piece]()
+        if sequence.first_answer_s is None and ((text and text[-1][0] is Phase.ANSWER) or calls):
             sequence.first_answer_s = now_s
         if choice is not None and sequence.first_token_s is None:
             sequence.first_token_s = now_s
         if choice is not None and observation.phase is not None:
             sequence.tokens.append(choice.token_id)
             logprobs = () if choice.logprobs is None else (choice.logprobs,)
-            own = ""
+            own, own_calls = "", calls if observation.phase is Phase.ANSWER else ()
             if text and text[0][0] is observation.phase:
                 # The token belongs to its own phase, also when it completes text of the next.
                 own, text = text[0][1], text[1:]
-            pieces.append(Piece(observation.phase, (choice.token_id,), own, logprobs))
+            pieces.append(Piece(observation.phase, (choice.token_id,), own, logprobs, calls=own_calls))
+            calls = calls[len(own_calls) :]
         pieces += [Piece(phase, (), shown) for phase, shown in text]
+        if calls:
+            pieces.append(Piece(Phase.ANSWER, (), "", calls=calls))
         if observation.force:
             sequence.tokens += observation.force
             pieces.append(Piece(Phase.FORCED, observation.force, ""))
@@ -346,6 +375,7 @@ class Engine:
             probes=0 if log is None else log.begun,
             skipped_probes=0 if log is None else log.skipped,
             probe_tokens=0 if log is None else log.tokens,
+            malformed=tuple(machine.malformed),
         )
 
     # Answer probes. Each is a sequence beside its original, of the same request, that nobody is told of: its
@@ -389,6 +419,7 @@ class Engine:
         log, observation = original.probe_log, probe.machine.observe(choice.token_id, now_s)
         assert log is not None
         probe.answer += "".join(text for _, text in observation.text)
+        probe.answer += "".join(f"{call.name} {call.arguments}" for call in observation.calls)
         if observation.phase is not None:
             probe.tokens += [choice.token_id, *observation.force]
             log.tokens += 1 + len(observation.force)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
+from worker.engine.generation import CallPiece, FinishReason, MalformedCall, Phase, ReasoningEnd, Strike
 
 if TYPE_CHECKING:  # which needs torch
     from worker.engine.sampling import TokenLogprobs
@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # which needs torch
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens of one phase, and the text that they complete. Either may be empty, not both. token_count: of
-    tokens whose ids are not known.
+    """Tokens of one phase, and the text and the calls of tools that they complete. Something is not empty.
+    token_count: of tokens whose ids are not known.
     """
 
     phase: Phase
@@ -23,6 +23,7 @@ class Piece:
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
     token_count: int = 0
+    calls: tuple[CallPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A sample is complete. Its request is when all of its samples are. probes: begun; probe_tokens: fed to
-    them and sampled, beside the sample's own.
+    them and sampled, beside the sample's own. malformed: what was written as calls of tools that are none.
     """
 
     request_id: str
@@ -83,6 +84,7 @@ class Finished:
     probes: int = 0
     skipped_probes: int = 0
     probe_tokens: int = 0
+    malformed: tuple[MalformedCall, ...] = ()
 
 
 class FailureKind(Enum):

@@ -40,6 +40,8 @@ class FinishReason(enum.Enum):
     """The model ended its answer, or a stop string did."""
     LENGTH = enum.auto()
     """All output tokens are used."""
+    TOOL_CALLS = enum.auto()
+    """The model ended an answer that calls tools."""
     CANCELLED = enum.auto()
 
 
@@ -109,6 +111,27 @@ class TokenRun:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of a call of a tool."""
+
+    index: int
+    """Which call of the answer, from 0."""
+    name: str
+    """Of the tool, in a call's first piece; empty in others."""
+    arguments: str
+    """What follows of the arguments' JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedCall:
+    """What was written as a call, but is none. Pieces that came with its index are void."""
+
+    index: int
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What follows from one sampled token."""
 
@@ -120,3 +143,5 @@ class Observation:
     """Tokens to feed next, all of them, before anything is sampled. They are counted already."""
     finish: FinishReason | None
     """The sequence is over."""
+    calls: tuple[CallPiece, ...] = ()
+    """What the answer adds to calls of tools."""

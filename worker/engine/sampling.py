@@ -55,13 +55,15 @@ class Draw(NamedTuple):
     """One token to be chosen.
 
     position: index of the token in its sequence, the prompt included. banned: ids that must not be chosen
-    [k]. seen [vocab]: which tokens the sequence has, for the repetition penalty; None without one.
+    [k]. seen [vocab]: which tokens the sequence has, for the repetition penalty; None without one. allowed
+    [vocab], on the CPU: which tokens may be chosen, at least one; None for all.
     """
 
     sampling: Sampling
     position: int
     banned: Tensor | None = None
     seen: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def choose(logits: Tensor, draws: Sequence[Draw], sample: Sample = torch_ops.sam
     model_logprobs = torch.log_softmax(logits[reported], dim=-1) if reported else None
     _penalise(logits, draws)
     _ban(logits, draws)
+    _restrict(logits, draws)
     ids = _choose_ids(logits, draws, sample)
     if model_logprobs is None:
         return [Choice(token_id) for token_id in ids]
@@ -133,6 +136,14 @@ def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
             rows_of.setdefault(draw.banned, []).append(row)
     for banned, rows in rows_of.items():
         logits[torch.tensor(rows, device=logits.device)[:, None], banned] = -torch.inf
+
+
+def _restrict(logits: Tensor, draws: Sequence[Draw]) -> None:
+    rows = [row for row, draw in enumerate(draws) if draw.allowed is not None]
+    if not rows:
+        return
+    allowed = torch.stack([draw.allowed for draw in draws if draw.allowed is not None]).to(logits.device)
+    logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
 
 
 def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from worker.engine.answer_form import FREE_FORM, AnswerForm
 from worker.engine.budget import BudgetMachine
 from worker.engine.closing import Closing
 from worker.engine.generation import Limits, Strike, TokenRun
@@ -24,7 +25,8 @@ class Request:
     limits: reason_until_s in them is a time on that clock too. priority: lower runs first. deadline_s:
     earliest runs first within a priority. samples: how many sequences to generate from the one prompt; sample
     i has seed + i. resume, strike: tokens generated elsewhere, after which generation goes on (one sample
-    only), and what had struck by then. probe: when its reasoning is probed (one sample only).
+    only), and what had struck by then. probe: when its reasoning is probed (one sample only). form: of every
+    answer to it, those of probes too.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class Request:
     resume: tuple[TokenRun, ...] = ()
     strike: Strike | None = None
     probe: ProbeRule | None = None
+    form: AnswerForm = FREE_FORM
 
     @property
     def urgency(self) -> tuple[int, float, float]:

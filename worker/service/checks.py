@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,14 +13,21 @@ from google.protobuf.message import Message
 
 from curfew.rpc.durations import seconds
 from curfew.rpc.errors import invalid
+from curfew.rpc.tools import parse_object, tool_violations
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.model.chat import Role, Turn
+from worker.model.tools import Tool, ToolCall
 
 MAX_ID, MAX_CLOSING_TEXT, MAX_STOPS, MAX_STOP = 128, 512, 16, 64  # the last two and the first in characters
 MAX_LOGPROBS, MAX_SAMPLES, MAX_PRIORITY = 20, 16, 7
 
-_ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
+_ROLES = {
+    pb.ROLE_SYSTEM: Role.SYSTEM,
+    pb.ROLE_USER: Role.USER,
+    pb.ROLE_ASSISTANT: Role.ASSISTANT,
+    pb.ROLE_TOOL: Role.TOOL,
+}
 _MODES = (pb.MODE_THINK, pb.MODE_NO_THINK)
 _MAX_DURATION_S = 315_576_000_000
 
@@ -93,18 +101,6 @@ def check_ranges(message: worker_pb2.WorkerServiceGenerateRequest, wrong: Violat
     wrong.check(samples <= 1 or not message.resume, "samples", f"must be 1 with resume, is {samples}")
 
 
-def check_plain(message: worker_pb2.WorkerServiceGenerateRequest, wrong: Violations) -> None:
-    """For a worker that has neither tools nor answer formats."""
-    wrong.check(not message.tools, "tools", "this worker cannot call tools")
-    wrong.check(not message.HasField("tool_choice"), "tool_choice", "this worker cannot call tools")
-    wrong.check(
-        not message.HasField("answer_format"), "answer_format", "this worker cannot hold answers to a form"
-    )
-    for number, turn in enumerate(message.messages):
-        field, called = f"messages[{number}]", turn.tool_calls or turn.tool_call_id
-        wrong.check(not called, field, "this worker cannot read calls of tools")
-
-
 def sampling_numbers(
     message: pb.SamplingParams, think: bool, random_seed: int, wrong: Violations
 ) -> SamplingNumbers:
@@ -155,17 +151,48 @@ def conversation(messages: Sequence[pb.Message], wrong: Violations) -> list[Turn
     """The conversation, in an order that `Chat.prompt` takes."""
     wrong.check(bool(messages), "messages", "at least one is needed, none given")
     turns = []
-    for number, message in enumerate(messages):
+    for number, message in enumerate(_in_order_of_calls(messages)):
         field, role = f"messages[{number}].role", _ROLES.get(message.role)
         if role is None:
             wrong.check(False, field, f"must be a known role, is {message.role}")
             continue
         name = pb.Role.Name(message.role)
         wrong.check(role is not Role.SYSTEM or not number, field, f"{name} may only be the first")
-        last = number == len(messages) - 1
-        wrong.check(role is Role.USER or not last, field, f"must be ROLE_USER, as the last, is {name}")
-        turns.append(Turn(role, message.content))
+        last, asks = number == len(messages) - 1, role in (Role.USER, Role.TOOL)
+        wrong.check(asks or not last, field, f"must be ROLE_USER or ROLE_TOOL, as the last, is {name}")
+        calls = tuple(ToolCall(call.name, call.arguments_json) for call in message.tool_calls)
+        turns.append(Turn(role, message.content, calls))
     return turns
+
+
+def _in_order_of_calls(messages: Sequence[pb.Message]) -> list[pb.Message]:
+    """The turns with the results of tools sorted: the chat format has no ids that tell what they are of."""
+    ordered: list[pb.Message] = []
+    places: dict[str, int] = {}
+    for are_results, group in groupby(messages, lambda message: message.role == pb.ROLE_TOOL):
+        turns = list(group)
+        if are_results:
+            turns.sort(key=lambda turn: places.get(turn.tool_call_id, 0))
+        else:
+            places = {call.id: place for place, call in enumerate(turns[-1].tool_calls)}
+        ordered += turns
+    return ordered
+
+
+def shown_tools(message: worker_pb2.WorkerServiceGenerateRequest, wrong: Violations) -> list[Tool]:
+    """The tools that the model is shown, with everything checked that has to do with tools and formats."""
+    found = list(tool_violations(message))
+    wrong.found += found
+    if found or message.tool_choice.kind == pb.ToolChoice.KIND_NONE:
+        return []
+    return [
+        Tool(
+            tool.name,
+            tool.description,
+            parse_object(tool.parameters_json_schema) if tool.parameters_json_schema else None,
+        )
+        for tool in message.tools
+    ]
 
 
 def optional_seconds(message: Message, name: str, path: str, wrong: Violations) -> float:

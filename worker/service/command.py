@@ -28,6 +28,7 @@ from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine
+from worker.engine.grammar import Grammars
 from worker.engine.memory import capacity, parse_bytes, plan_memory
 from worker.model.chat import Chat
 from worker.model.config import ModelConfig
@@ -168,8 +169,9 @@ def _run(options: argparse.Namespace) -> int:
     # torch raises RuntimeError for a device that is not there and for memory that does not suffice.
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         return _cannot_start(error)
-    reader = RequestReader(model.chat, closing)
-    return asyncio.run(_serve(options, engine, reader, _description(model, engine, speed), security))
+    reader = RequestReader(model.chat, closing, _grammars(model))
+    description = _description(model, engine, speed, has_forms=reader.grammars is not None)
+    return asyncio.run(_serve(options, engine, reader, description, security))
 
 
 def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
@@ -335,7 +337,16 @@ def _duration(text: str) -> float:
     return number
 
 
-def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorkerResponse:
+def _grammars(model: Model) -> Grammars | None:
+    """What holds answers to their form; None without llguidance."""
+    try:
+        return Grammars(model.chat, model.config.vocab_size)
+    except ImportError:
+        logger.warning("llguidance is not installed; requests with tools or answer formats are refused")
+        return None
+
+
+def _description(model: Model, engine: Engine, speed: Speed, *, has_forms: bool) -> pb.DescribeWorkerResponse:
     network, settings = model.network, engine.settings
     device = network.device
     name = device.type if device.type == "cpu" else f"{device}:{torch.cuda.get_device_name(device)}"
@@ -359,6 +370,15 @@ def _description(model: Model, engine: Engine, speed: Speed) -> pb.DescribeWorke
             prefill_tokens_per_s=speed.prefill_tokens_per_s,
         ),
         bytes_per_token=_bytes_per_token(model.chat),
+        capabilities=pb.WorkerCapabilities(
+            budget_exactness=pb.BUDGET_EXACTNESS_EXACT,
+            resume=True,
+            adjust=True,
+            token_ids=True,
+            tools=has_forms,
+            answer_format=has_forms,
+            probe=True,
+        ),
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from worker.engine.events import Event, Failed, Finished, Output, Piece, Started
-from worker.engine.generation import Phase, Strike
+from worker.engine.generation import CallPiece, Phase, Strike
 
 if TYPE_CHECKING:  # which needs torch
     from worker.engine.sampling import TokenLogprobs
@@ -92,7 +94,7 @@ class Mailbox:
 class _Run:
     """Adjacent pieces of one sample and phase. strike: after the last of them."""
 
-    __slots__ = ("_logprobs", "_sample", "_texts", "_token_count", "_token_ids", "phase", "strike")
+    __slots__ = ("_calls", "_logprobs", "_sample", "_texts", "_token_count", "_token_ids", "phase", "strike")
 
     def __init__(self, sample: int, phase: Phase) -> None:
         self._sample = sample
@@ -102,6 +104,7 @@ class _Run:
         self._token_count = 0
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._calls: list[CallPiece] = []
 
     @property
     def full(self) -> bool:
@@ -114,8 +117,17 @@ class _Run:
         self.strike = strike
         if piece.text:
             self._texts.append(piece.text)
+        self._calls += piece.calls
 
     def output(self, request_id: str) -> Output:
         text = "".join(self._texts)
-        piece = Piece(self.phase, tuple(self._token_ids), text, tuple(self._logprobs), self._token_count)
+        calls = tuple(_merged(index, pieces) for index, pieces in groupby(self._calls, lambda c: c.index))
+        logprobs, count = tuple(self._logprobs), self._token_count
+        piece = Piece(self.phase, tuple(self._token_ids), text, logprobs, count, calls)
         return Output(request_id, self._sample, (piece,), self.strike)
+
+
+def _merged(index: int, pieces: Iterable[CallPiece]) -> CallPiece:
+    """Adjacent pieces of one call; its name is in the first."""
+    first, *later = pieces
+    return CallPiece(index, first.name, first.arguments + "".join(piece.arguments for piece in later))

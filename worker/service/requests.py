@@ -8,6 +8,7 @@ from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.engine.closing import Closing
 from worker.engine.generation import Limits, Phase, ReasoningEnd, Strike, TokenRun
+from worker.engine.grammar import Grammars
 from worker.engine.probes import ProbeRule
 from worker.engine.sampling import Sampling
 from worker.engine.sequence import Request
@@ -15,12 +16,13 @@ from worker.model.chat import Chat
 from worker.service.checks import (
     MAX_CLOSING_TEXT,
     Violations,
-    check_plain,
     check_ranges,
     conversation,
     optional_seconds,
     sampling_numbers,
+    shown_tools,
 )
+from worker.service.forms import read_form
 
 _PHASES = {
     pb.PHASE_REASONING: Phase.REASONING,
@@ -38,38 +40,42 @@ _STRIKES = {
 
 @dataclass(frozen=True, slots=True)
 class RequestReader:
-    """Reads requests for one model. closing: what ends reasoning where a request does not say."""
+    """Reads requests for one model. closing: what ends reasoning where a request does not say. grammars: None
+    where neither tools nor answer formats can be had.
+    """
 
     chat: Chat
     closing: Closing
+    grammars: Grammars | None = None
 
     def read(
         self, message: worker_pb2.WorkerServiceGenerateRequest, *, random_seed: int, now_s: float
     ) -> Request:
         """The request. random_seed: in force when it names none. now_s: its receipt, on the engine's clock.
 
-        Encodes the prompt, which takes a while when it is long. Raises RpcError INVALID_ARGUMENT with every
-        violation.
+        Encodes the prompt and compiles the answer's grammar, which take a while when they are long. Raises
+        RpcError INVALID_ARGUMENT with every violation.
         """
         wrong = Violations()
         check_ranges(message, wrong)
-        check_plain(message, wrong)
         budget, think = message.budget, message.budget.reasoning_tokens > 0
         reason_until_s = optional_seconds(message.budget, "reason_until", "budget.reason_until", wrong)
         deadline_s = optional_seconds(message, "deadline", "deadline", wrong)
         numbers = sampling_numbers(message.sampling, think, random_seed, wrong)
         turns = conversation(message.messages, wrong)
+        tools = shown_tools(message, wrong)
         resume = _resume(message, wrong)
         closing = self._closing(message.closing_text, wrong)
         strike = _strike(message, wrong)
         probe = _probe(message, wrong)
         reserve = _reserve(message, wrong)
+        form = read_form(message, tools, self.grammars, wrong)
         wrong.raise_if_any()
         reasoning = budget.reasoning_tokens + budget.grace_tokens + closing.longest if think else 0
         return Request(
             request_id=message.request_id,
             # Thinking with a budget of 0 is no thinking: the prompt then closes it.
-            prompt=self.chat.prompt(turns, think=think),
+            prompt=self.chat.prompt(turns, think=think, tools=tools),
             limits=Limits(
                 reasoning_tokens=budget.reasoning_tokens,
                 grace_tokens=budget.grace_tokens,
@@ -90,6 +96,7 @@ class RequestReader:
             resume=resume,
             strike=strike,
             probe=probe,
+            form=form,
         )
 
     def _closing(self, text: str, wrong: Violations) -> Closing:

@@ -8,7 +8,7 @@ from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from worker.engine.events import Finished, Load, Piece, Started
-from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
+from worker.engine.generation import CallPiece, FinishReason, Phase, ReasoningEnd, Strike
 
 if TYPE_CHECKING:  # which needs torch
     from worker.engine.sampling import TokenLogprobs
@@ -21,6 +21,7 @@ _PHASES = {
 _FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
 }
 _REASONING_ENDS = {
     ReasoningEnd.NONE: pb.REASONING_END_NONE,
@@ -48,6 +49,7 @@ def delta(piece: Piece) -> pb.Delta:
         token_ids=piece.token_ids,
         token_count=piece.token_count,
         logprobs=[_logprobs(report) for report in piece.logprobs],
+        tool_calls=[_call(call) for call in piece.calls],
     )
 
 
@@ -86,6 +88,10 @@ def completion(finished: Finished) -> worker_pb2.WorkerCompletion:
         reopened=finished.reopened,
         probes=finished.probes,
         skipped_probes=finished.skipped_probes,
+        malformed_tool_calls=[
+            pb.MalformedToolCall(index=call.index, text=call.text, why=call.why)
+            for call in finished.malformed
+        ],
     )
 
 
@@ -100,6 +106,12 @@ def load(now: Load) -> worker_pb2.WorkerLoad:
         step=None if now.step_s is None else duration(now.step_s),
         tokens_per_s=now.tokens_per_s,
     )
+
+
+def _call(piece: CallPiece) -> pb.ToolCallDelta:
+    """Its id is unique in the answer; only the controller knows the conversation."""
+    call_id = f"call_{piece.index}" if piece.name else ""
+    return pb.ToolCallDelta(index=piece.index, id=call_id, name=piece.name, arguments_json=piece.arguments)
 
 
 def _logprobs(report: TokenLogprobs) -> pb.TokenLogprobs:

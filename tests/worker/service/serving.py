@@ -32,6 +32,7 @@ from tests.worker.engine.small import (
 )
 from worker.engine.build import Model
 from worker.engine.engine import Engine
+from worker.engine.grammar import Grammars
 from worker.engine.scheduler import Plan
 from worker.service.command import SERVICE
 from worker.service.engine_thread import EngineThread
@@ -170,6 +171,7 @@ async def serving(
     step_limit_s: float = 120.0,
     step_clock: Callable[[], float] = time.monotonic,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    grammars: Grammars | None = None,
     **sizes: int,
 ) -> AsyncIterator[Worker]:
     """A worker for as long as the context is open; sizes are of its engine. step_clock: of the limit. At the
@@ -185,7 +187,7 @@ async def serving(
         worker.failures += 1
 
     thread = EngineThread(engine, on_failure=failed, step_limit_s=step_limit_s, clock=step_clock)
-    reader = RequestReader(model.chat, default_closing(model))
+    reader = RequestReader(model.chat, default_closing(model), grammars)
     server = Server(max_message_bytes=1 << 20, interceptors=interceptors)
     servicer = WorkerServicer(
         thread,

@@ -38,6 +38,7 @@ from tests.worker.service.serving import (
 )
 from worker.engine.engine import Engine
 from worker.model.chat import Chat, Prompt, Turn
+from worker.model.tools import Tool
 from worker.service import command
 from worker.service.requests import RequestReader
 from worker.service.security import Security
@@ -331,7 +332,7 @@ class HeldChat(Chat):
         super().__init__(small_tokenizer())
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def prompt(self, turns: Sequence[Turn], *, think: bool) -> Prompt:
+    def prompt(self, turns: Sequence[Turn], *, think: bool, tools: Sequence[Tool] = ()) -> Prompt:
         self.begun.set()
         self.go_on.wait()
         return super().prompt(turns, think=think)

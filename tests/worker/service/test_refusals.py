@@ -84,8 +84,8 @@ def budget(name: str, value: int) -> Change:
         (field("request_id", "x" * 129), "request_id", "must have 1 to 128 characters, has 129"),
         (turns(), "messages", "at least one is needed, none given"),
         (turns(pb.ROLE_UNSPECIFIED, USER), "messages[0].role", "must be a known role, is 0"),
-        (turns(USER, ASSISTANT), "messages[1].role", "must be ROLE_USER, as the last, is ROLE_ASSISTANT"),
-        (turns(SYSTEM), "messages[0].role", "must be ROLE_USER, as the last, is ROLE_SYSTEM"),
+        (turns(USER, ASSISTANT), "messages[1].role", "or ROLE_TOOL, as the last, is ROLE_ASSISTANT"),
+        (turns(SYSTEM), "messages[0].role", "must be ROLE_USER or ROLE_TOOL, as the last, is ROLE_SYSTEM"),
         (turns(USER, SYSTEM, USER), "messages[1].role", "ROLE_SYSTEM may only be the first"),
         (field("mode", 0), "mode", "must be MODE_THINK or MODE_NO_THINK, is 0"),
         (field("mode", pb.MODE_NO_THINK), "budget.reasoning_tokens", "must be 0 with MODE_NO_THINK, is 12"),
@@ -118,8 +118,8 @@ def budget(name: str, value: int) -> Change:
         (probe(every_reasoning_tokens=0), "probe.every_reasoning_tokens", "must be at least 1, is 0"),
         (probe(stable_answers=1), "probe.stable_answers", "must be at least 2, is 1"),
         (probe(answer_tokens=0), "probe.answer_tokens", "must be at least 1, is 0"),
-        (lambda request: request.tools.add(name="add"), "tools", "cannot call tools"),
-        (lambda request: request.answer_format.SetInParent(), "answer_format", "cannot hold answers to"),
+        (lambda request: request.tools.add(name="add"), "tools", "cannot hold answers to a form"),
+        (lambda r: setattr(r.answer_format, "json_schema", "{}"), "answer_format", "cannot hold answers to"),
     ],
 )  # fmt: skip
 async def test_an_invalid_field_is_told_with_its_value(change: Change, path: str, description: str) -> None:
