@@ -58,7 +58,7 @@ class Chat:
     """A model's tokenizer and chat format.
 
     token_bytes[i]: what token i stands for; `b""` for special tokens. special_ids: of tokens that are no
-    text. end_ids: of tokens that end a turn.
+    text; special_names: how they are spelled all the same. end_ids: of tokens that end a turn.
     """
 
     def __init__(self, tokenizer: Tokenizer, end_token_ids: Iterable[int] = ()) -> None:
@@ -76,6 +76,7 @@ class Chat:
             if token.content in TAGS or not token.special
         }
         self.special_ids = frozenset(added) - frozenset(texts)
+        self.special_names = {number: added[number].content for number in self.special_ids}
         self.end_ids = frozenset({self._end, *end_token_ids})
         self.token_bytes = _token_bytes(tokenizer, self.special_ids, texts)
 

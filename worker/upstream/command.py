@@ -1,0 +1,237 @@
+"""The command of a worker in front of another server: finds out about the server, measures it, and serves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from curfew.dialects import DIALECTS, Dialect
+from curfew.rpc.durations import duration
+from curfew.rpc.errors import RpcError
+from curfew.rpc.server import Server, on_signals
+from curfew.v1 import worker_pb2 as pb
+from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
+from worker.model.chat import Chat
+from worker.service.servicer import ServicerSettings, WorkerServicer
+from worker.upstream.backend import BackendSettings, UpstreamBackend
+from worker.upstream.client import Upstream
+from worker.upstream.probing import Found, probe
+from worker.upstream.warmup import Speed, WarmUp
+from worker.upstream.wish import WishReader
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
+
+_MAX_MESSAGE_BYTES = 8 << 20
+_MAX_SEQUENCE_TOKENS = 8192
+_ENGLISH_BYTES_PER_TOKEN = 4.0
+"""Until the warm-up has counted."""
+_LOOK_S = 1.0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="curfew worker --upstream",
+        description="Serves the model of another OpenAI-compatible server.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--upstream", required=True, metavar="URL", help="the server, such as http://127.0.0.1:8000/v1")
+    add("--upstream-key-file", type=Path, metavar="FILE", help="file with the key to send to it")
+    add("--upstream-model", metavar="NAME", help="if not given, the first that it lists")
+    add(
+        "--dialect",
+        default="auto",
+        choices=["auto", *DIALECTS],
+        help="what kind of server it is; auto asks it",
+    )
+    add(
+        "--budget",
+        choices=["native", "continuation"],
+        help="how reasoning is ended: by the server's thinking budget, or by ending its stream and"
+        " continuing in a second request, which needs --tokenizer; if not given, native where there is one",
+    )
+    add(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="the directory of the model, for its tokenizer.json",
+    )
+    add(
+        "--thinking-switch",
+        default="template",
+        choices=["template", "system"],
+        help="where a native server is told whether to think: an argument of its chat template, or /think and"
+        " /no_think in the system text",
+    )
+    add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
+    add("--slots", type=_positive, default=8, help="requests that the server runs together")
+    add("--queue", type=_positive, default=256, help="requests that may wait")
+    add(
+        "--max-sequence-tokens",
+        type=_positive,
+        help="prompt and output of one request; if not given, asked for",
+    )
+    add("--silence-s", type=_seconds, default=120.0, help="a stream without a word for so long is given up")
+    add("--flush-ms", type=_seconds, default=5.0, help="least time between two deltas of a stream")
+    add("--grace-s", type=_seconds, default=30.0, help="time to finish in when told to stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Returns the exit status: 2 when it cannot start, after one line that says why.
+    """
+    options = arguments().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return asyncio.run(_run(options))
+    except (OSError, RpcError, ValueError) as error:
+        print(f"curfew worker: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+async def _run(options: argparse.Namespace) -> int:
+    key = options.upstream_key_file.read_text().strip() if options.upstream_key_file else None
+    async with Upstream(options.upstream, key=key, silence_s=options.silence_s) as server:
+        told = None if options.dialect == "auto" else options.dialect
+        found = await probe(server, told, options.upstream_model)
+        if found.model is None:
+            raise ValueError(f"{options.upstream} lists no model: is it there? --upstream-model names one")
+        chat = _chat(options, found.dialect)
+        length = options.max_sequence_tokens or found.max_sequence_tokens
+        if length is None:
+            length = _MAX_SEQUENCE_TOKENS
+            logger.warning("the server does not tell how long a sequence may be: %d is assumed", length)
+        bytes_per_token = _ENGLISH_BYTES_PER_TOKEN
+        switch = options.thinking_switch == "system"
+        reader = WishReader(found.dialect, found.model, chat, bytes_per_token, switch)
+        speed = await WarmUp(server, reader, time.monotonic).measure(options.slots, length)
+        reader = WishReader(found.dialect, found.model, chat, speed.bytes_per_token, switch)
+        settings = BackendSettings(options.slots, options.queue, length)
+        description = _description(options.upstream, found, reader, speed, settings)
+        return await _serve(options, server, reader, settings, description)
+
+
+def _chat(options: argparse.Namespace, dialect: Dialect) -> Chat | None:
+    """The chat format with which reasoning is ended by continuing; None where the server ends it."""
+    way = options.budget or ("native" if dialect.budget is not None else "continuation")
+    if way == "native":
+        if dialect.budget is None:
+            raise ValueError(
+                f"a server of kind {dialect.name} has no thinking budget; use --budget continuation"
+            )
+        return None
+    if options.tokenizer is None:
+        raise ValueError(
+            f"--tokenizer DIR is needed: with a server of kind {dialect.name} reasoning is ended by"
+            " continuing in the model's chat format"
+        )
+    return Chat.load(options.tokenizer)
+
+
+async def _serve(
+    options: argparse.Namespace,
+    server: Upstream,
+    reader: WishReader,
+    settings: BackendSettings,
+    description: pb.DescribeWorkerResponse,
+) -> int:
+    counted_in_bytes = None if reader.chat is not None else reader.bytes_per_token
+    backend = UpstreamBackend(server, reader.table, counted_in_bytes, settings, time.monotonic)
+    door = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
+    servicer = WorkerServicer(
+        backend,
+        reader,
+        description,
+        ServicerSettings(flush_s=options.flush_ms / 1000),
+        clock=time.monotonic,
+        random_seed=lambda: random.getrandbits(63),
+    )
+    add_WorkerServiceServicer_to_server(servicer, door.grpc)
+    address = await door.start(options.listen, [SERVICE])
+    await door.set_serving(True)
+    stop = asyncio.Event()
+    looking = asyncio.create_task(_look(server, reader.dialect, door))
+    print(f"curfew worker ready: listen={address}", flush=True)
+    with on_signals(stop.set):
+        await stop.wait()
+    logger.info("draining")
+    looking.cancel()
+    with suppress(asyncio.CancelledError):
+        await looking
+    await door.drain(options.grace_s)
+    return 0
+
+
+async def _look(server: Upstream, dialect: Dialect, door: Server) -> None:
+    """Is as healthy as the server behind it."""
+    serving = True
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        there = await server.is_there(dialect.health_path)
+        if there != serving:
+            serving = there
+            logger.warning("the upstream server %s", "is back" if there else "does not answer")
+            await door.set_serving(there)
+
+
+def _description(
+    url: str, found: Found, reader: WishReader, speed: Speed, settings: BackendSettings
+) -> pb.DescribeWorkerResponse:
+    native = reader.chat is None
+    return pb.DescribeWorkerResponse(
+        model=reader.model,
+        version=version("curfew"),
+        device=f"upstream:{found.dialect.name}",
+        dtype="unknown",
+        limits=pb.WorkerLimits(
+            max_sequence_tokens=settings.max_sequence_tokens, slots=settings.slots, queue=settings.queue
+        ),
+        speed=pb.WorkerSpeed(
+            decode=[
+                pb.DecodeSpeed(batch_size=size, step=duration(step_s))
+                for size, step_s in speed.decode_s.items()
+            ],
+            prefill_tokens_per_s=speed.prefill_tokens_per_s,
+        ),
+        bytes_per_token=speed.bytes_per_token,
+        capabilities=pb.WorkerCapabilities(
+            budget_exactness=pb.BUDGET_EXACTNESS_NATIVE if native else pb.BUDGET_EXACTNESS_CONTINUATION,
+            # Where the server does not count in its stream, a piece of text is taken for a token.
+            budget_overshoot_tokens=int(native and not reader.dialect.counts),
+            adjust=True,
+        ),
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below a million")
+    return number
