@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
 
+from controller.admission.tokens import TokenError, TokenExpiredError, Tokens, looks_like_token
 from controller.policy import Policy, TenantPolicy
 from curfew.rpc.errors import RpcError, reason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,21 @@ class Caller:
     time_remaining_s: Callable[[], float | None]
 
 
-async def identify(policy: Policy, credential: str) -> TenantPolicy:
-    """The tenant whose API key this is. Raises RpcError UNAUTHENTICATED, whose message never repeats it."""
+async def identify(policy: Policy, credential: str, tokens: Tokens | None = None) -> TenantPolicy:
+    """The tenant whose API key this is, or whom this token names. tokens: checks them; None: there are none.
+
+    Raises RpcError UNAUTHENTICATED, which never repeats the credential. It is one and the same for all that
+    is wrong, so that nobody learns by it how far a forgery came; only who holds a good token that has expired
+    is told so.
+    """
     tenant = policy.tenant_of(credential)
+    if tenant is None and tokens is not None and looks_like_token(credential):
+        try:
+            tenant = policy.tenants.get(await tokens.tenant(credential))
+        except TokenExpiredError:
+            raise _unauthenticated("the token has expired", "TOKEN_EXPIRED") from None
+        except TokenError as error:
+            log.debug("a token is refused: it %s", error)
     if tenant is None:
         raise _unauthenticated("the API key is not known", "API_KEY_UNKNOWN")
     return tenant

@@ -12,6 +12,7 @@ import grpc
 from controller import wire
 from controller.admission.identity import Caller, bearer, identify
 from controller.admission.limits import admit
+from controller.admission.tokens import Tokens
 from controller.admission.validation import outcome_violations, violations
 from controller.desk import Desk
 from controller.desk.desk import NoWorkerError
@@ -51,8 +52,11 @@ class Requests:
         shared: SharedState,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        tokens: Tokens | None = None,
     ) -> None:
-        """clock: seconds from any beginning. new_id: an id that no other request has."""
+        """clock: seconds from any beginning. new_id: an id that no other request has. tokens: what callers
+        may show instead of API keys; None: nothing.
+        """
         self._policy = policy
         self._desk = desk
         self._reception = reception
@@ -63,6 +67,7 @@ class Requests:
         self._shared = shared
         self._clock = clock
         self._new_id = new_id
+        self._tokens = tokens
 
     async def generate(
         self, request: reasoning_pb2.GenerateRequest, caller: Caller
@@ -117,7 +122,7 @@ class Requests:
 
     async def report_outcome(self, request: reasoning_pb2.ReportOutcomeRequest, caller: Caller) -> None:
         """Learns how good an answer of the tenant's was. The same report again changes nothing."""
-        tenant = await identify(self._policy.current, bearer(caller.authorization))
+        tenant = await identify(self._policy.current, bearer(caller.authorization), self._tokens)
         wrong = outcome_violations(request)
         if wrong:
             raise invalid(wrong)
@@ -143,7 +148,7 @@ class Requests:
         """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
         what the tenant has in general.
         """
-        tenant = await identify(self._policy.current, bearer(caller.authorization))
+        tenant = await identify(self._policy.current, bearer(caller.authorization), self._tokens)
         wrong = violations(request)
         if wrong:
             raise invalid(wrong)

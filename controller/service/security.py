@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.admission.key_sets import FileKeys, UrlKeys
 from controller.admission.operators import Door, KeyFile, Role
+from controller.admission.tokens import Tokens
 from curfew.rpc.addresses import is_loopback
 from curfew.rpc.tls import (
     ServerTls,
@@ -22,12 +25,14 @@ from curfew.rpc.tls import (
 class Security:
     """How the controller is secured. callers, operators: how each door is encrypted; None: it is not.
     workers: the same of the connections to workers. door: who may call at the operators'.
+    tokens: what callers may show instead of API keys; None: nothing.
     """
 
     callers: ServerTls | None = None
     operators: ServerTls | None = None
     workers: Tls | None = None
     door: Door = field(default_factory=Door)
+    tokens: Tokens | None = None
 
 
 OPEN = Security()
@@ -68,6 +73,20 @@ def add_security_options(parser: argparse.ArgumentParser) -> None:
         "times (only with one of --admin-allow)",
     )
     add(
+        "--jwt-jwks",
+        metavar="FILE|URL",
+        help="callers may show a JSON Web Token instead of an API key, signed with a key of this JSON Web "
+        "Key Set (API keys alone)",
+    )
+    add("--jwt-issuer", metavar="NAME", help="who must have issued it (iss)")
+    add("--jwt-audience", metavar="NAME", help="for whom it must have been issued (aud)")
+    add(
+        "--jwt-tenant-claim",
+        default="tenant",
+        metavar="NAME",
+        help="the claim in it that names the tenant (%(default)s)",
+    )
+    add(
         "--insecure",
         action="store_true",
         help="let callers' door be reached from elsewhere without TLS; something else must encrypt then",
@@ -96,7 +115,23 @@ def read_security(options: argparse.Namespace) -> Security:
             f"--admin {options.admin} can be reached from elsewhere, by anybody: "
             "give --admin-tls-client-ca or --admin-keys"
         )
-    return Security(callers, operators, client_tls(options, "worker"), door)
+    return Security(callers, operators, client_tls(options, "worker"), door, _tokens(options))
+
+
+def _tokens(options: argparse.Namespace) -> Tokens | None:
+    where: str | None = options.jwt_jwks
+    issuer, audience = options.jwt_issuer, options.jwt_audience
+    if where is None:
+        if issuer or audience:
+            raise ValueError(f"{'--jwt-issuer' if issuer else '--jwt-audience'} needs --jwt-jwks")
+        return None
+    if not issuer or not audience:
+        raise ValueError("--jwt-jwks needs --jwt-issuer and --jwt-audience")
+    try:
+        keys = UrlKeys(where, time.monotonic) if "://" in where else FileKeys(Path(where))
+    except ValueError as error:
+        raise ValueError(f"--jwt-jwks: {error}") from None
+    return Tokens(keys, issuer, audience, options.jwt_tenant_claim)
 
 
 def _keys(flag: str, file: Path | None) -> KeyFile | None:

@@ -106,6 +106,7 @@ class Controller:
         roster.on_change = reception.news
         self._fleet = Fleet(roster, clock, self._availability.put_nowait, security.workers)
         self._membership = Membership(sources, store, self._fleet)
+        self._tokens = security.tokens
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
         self._store_optional = store_optional
@@ -116,7 +117,17 @@ class Controller:
             policy, desk, roster, self._fleet, journal, self.shared, counted, clock, most_tenants
         )
         requests = Requests(
-            policy, desk, reception, roster, self._fleet, Outcomes(), journal, self.shared, clock, new_id
+            policy,
+            desk,
+            reception,
+            roster,
+            self._fleet,
+            Outcomes(),
+            journal,
+            self.shared,
+            clock,
+            new_id,
+            security.tokens,
         )
         self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES, tls=security.callers)
         self._operators = Server(
@@ -141,6 +152,8 @@ class Controller:
         when the store cannot be reached.
         """
         await self.shared.start(required=not self._store_optional)
+        if self._tokens is not None:
+            await self._tokens.keys.start()
         listen = await self._callers.start(addresses.listen, [REASONING])
         admin = await self._operators.start(addresses.admin, [ADMIN, REGISTRY])
         await self._operators.set_serving(True)
@@ -169,6 +182,8 @@ class Controller:
         await self._membership.stop()
         await self._fleet.close()
         await self.shared.stop()
+        if self._tokens is not None:
+            await self._tokens.keys.close()
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
 

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.server
+import json
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import grpc
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from jwt.algorithms import ECAlgorithm
 
-from controller.policy import LivePolicy, parse_policy
+from controller.policy import LivePolicy, load_policy, parse_policy
 from controller.service.membership import Sources
 from controller.service.security import add_security_options, read_security
 from controller.service.server import Addresses, Controller
 from curfew.rpc.tls import ServerTls, Tls, open_channel
-from curfew.v1 import admin_pb2, admin_pb2_grpc, reasoning_pb2_grpc, worker_pb2, worker_pb2_grpc
+from curfew.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    reasoning_pb2,
+    reasoning_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
 from tests.certificates import Authority, Identity
 from tests.controller.fake_worker import FakeWorker
 from tests.controller.service.harness import KEYS, LOCAL, POLICY, ask, key
@@ -44,8 +58,10 @@ def read(*arguments: str | Path, listen: str = LOCAL.listen, admin: str = LOCAL.
 
 
 @asynccontextmanager
-async def controller(*arguments: str | Path, workers: tuple[str, ...] = ()) -> AsyncIterator[Addresses]:
-    policy = LivePolicy(lambda: parse_policy(POLICY, "policy.yaml", KEYS))
+async def controller(
+    *arguments: str | Path, workers: tuple[str, ...] = (), policy: LivePolicy | None = None
+) -> AsyncIterator[Addresses]:
+    policy = policy or LivePolicy(lambda: parse_policy(POLICY, "policy.yaml", KEYS))
     running = Controller(policy, Sources(workers), time.monotonic, security=read_security(read(*arguments)))
     try:
         addresses = await running.start(LOCAL)
@@ -186,3 +202,85 @@ def test_doors_that_would_stand_open_are_refused_at_the_start(
 
 def test_a_door_that_something_else_protects_may_stand_open() -> None:
     assert read_security(read("--insecure", listen="0.0.0.0:1")).callers is None
+
+
+async def called(address: str, credential: str) -> grpc.StatusCode:
+    """How a caller's request ends, without a worker: known callers are told that there is none."""
+    async with open_channel(address, None) as channel:
+        call = reasoning_pb2_grpc.ReasoningServiceStub(channel).Plan(
+            reasoning_pb2.PlanRequest(request=ask()),
+            metadata=(("authorization", f"Bearer {credential}"),),
+            timeout=10,
+        )
+        return await call.code()
+
+
+class JwksHandler(http.server.BaseHTTPRequestHandler):
+    """An issuer's keys, as they are in `served`."""
+
+    served: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        body = json.dumps({"keys": self.served}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+async def test_callers_show_tokens_of_an_issuer_whose_keys_are_fetched() -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    JwksHandler.served[:] = [json.loads(ECAlgorithm.to_jwk(private.public_key())) | {"kid": "1"}]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), JwksHandler) as issuer:
+        threading.Thread(target=issuer.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            url = f"http://127.0.0.1:{issuer.server_port}/keys"
+            arguments = ("--jwt-jwks", url, "--jwt-issuer", "me", "--jwt-audience", "curfew")
+            async with controller(*arguments) as addresses:
+
+                def token(tenant: str) -> str:
+                    claims = {"iss": "me", "aud": "curfew", "exp": int(time.time()) + 60, "tenant": tenant}
+                    return jwt.encode(claims, private, "ES256", headers={"kid": "1"})
+
+                assert await called(addresses.listen, token("analyst")) is UNAVAILABLE
+                assert await called(addresses.listen, "a") is UNAVAILABLE
+                assert await called(addresses.listen, token("stranger")) is UNAUTHENTICATED
+        finally:
+            issuer.shutdown()
+
+
+async def test_two_keys_hold_while_they_are_exchanged_without_a_restart(tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys", tmp_path / "policy.yaml"
+    keys.mkdir()
+    (keys / "analyst-key").write_text("old\n")
+    file.write_text("apiVersion: curfew/v1\ntenants: [{name: analyst, key: {file: analyst-key}}]\n")
+    policy = LivePolicy(lambda: load_policy(file, {}, keys))
+    async with controller(policy=policy) as addresses:
+        for held, known in (("old\nnew\n", {"old", "new"}), ("new\n", {"new"})):
+            (keys / "analyst-key").write_text(held)
+            await policy.reload()
+            for key_ in ("old", "new"):
+                expected = UNAVAILABLE if key_ in known else UNAUTHENTICATED
+                assert await called(addresses.listen, key_) is expected, (held, key_)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--jwt-jwks", "no/keys.json", *("--jwt-issuer", "i", "--jwt-audience", "a")),
+            "no/keys.json cannot",
+        ),
+        (("--jwt-jwks", "http://far/k", *("--jwt-issuer", "i", "--jwt-audience", "a")), "is neither https"),
+        (("--jwt-jwks", "keys.json"), "--jwt-jwks needs --jwt-issuer and --jwt-audience"),
+        (("--jwt-audience", "a"), "--jwt-audience needs --jwt-jwks"),
+    ],
+)
+def test_tokens_that_could_not_be_checked_are_refused_at_the_start(
+    arguments: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_security(read(*arguments))
