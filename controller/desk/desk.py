@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from controller.desk.flight import Flight, Placement
-from controller.desk.peers import Peers, PoolNews
+from controller.desk.peers import Alone, Peers, PoolNews
 from controller.desk.returns import Returns
 from controller.desk.tenants import Tenants
 from controller.desk.waiting import Ticket, WaitingRoom
@@ -22,6 +22,7 @@ from controller.planning.price import CLEAR_WAITING_S, Market
 from controller.planning.speed import SpeedEstimate
 from controller.policy import Brownout, TenantPolicy
 from controller.policy.units import format_duration as shown
+from controller.state.store import Head
 
 AHEAD = 0.125
 """Part of a worker's slots, at least one, that may wait at the worker itself: so that a slot that becomes
@@ -39,6 +40,11 @@ DITHER = 0.12
 """Prices differ by up to this much from request to request, so that of many that are alike some are served
 when not all can be.
 """
+
+MOST_AHEAD = 0.5
+"""The same for a controller that keeps its part of the pool filled: what it hears of the worker is old."""
+PAY_BACK_S = 1.0
+"""In which a tenant that was served less than one at another controller catches up."""
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
@@ -78,8 +84,12 @@ class Desk:
         self.market = Market()
         self._roster = roster
         self._spread = spread
-        self._waiting = WaitingRoom(peers)
-        self._others = PoolNews()
+        self._peers = peers or Alone()
+        self._waiting = WaitingRoom(self._peers)
+        self._heads: tuple[Head, ...] = ()
+        """Of other controllers' queues."""
+        self._flying = 0
+        """Requests that have a place."""
         self._returns = Returns()
         self._shy: list[Ticket] = []
         self._look_again_s: float | None = None
@@ -160,15 +170,16 @@ class Desk:
 
     def tell(self, now_s: float) -> PoolNews:
         """What other controllers are to know."""
-        served = self._waiting.next_served()
+        head = self._waiting.head()
         asked = self.market.asked(self._roster.capacity, now_s)
-        return PoolNews(asked, math.inf if served is None else served)
+        return PoolNews(asked, () if head is None else (head,), self._waiting.reached)
 
     def hear(self, others: PoolNews) -> None:
         """What the other controllers want, all together. To be followed by a call of `decide`."""
-        self._others = others
+        self._heads = others.heads
         self.market.hear(others.asked)
-        self._waiting.hear(others.least_served)
+        elsewhere = min((head.served for head in others.heads), default=math.inf)
+        self._waiting.hear(elsewhere, others.reached)
 
     def wake_s(self) -> float | None:
         """When `decide` must be called again if nothing happens before; None when never."""
@@ -185,18 +196,35 @@ class Desk:
         self.tenants[ticket.policy.name].standing.note_left()
 
     def _may_send(self, worker: Worker) -> bool:
-        """Whether a worker may have one more. While a tenant that was served less waits at another controller
-        this one takes only slots that are free: the other has its requests wait at the worker and so takes
-        the slots that become free. Nothing stands idle for one that does not come.
+        """Whether a worker may have one more.
+
+        While others wait at other controllers too, this one keeps its part of the pool filled without
+        waiting for news of the workers, and beyond it takes only slots that stand idle. So nobody races for
+        the slot that becomes free, and nothing stands idle for one that does not come.
         """
-        served, elsewhere = self._waiting.next_served(), self._others.least_served
-        load = worker.load
-        if served is None or math.isinf(elsewhere):
+        mine, load = self._waiting.head(), worker.load
+        if mine is None or not self._heads:
             return worker.has_room(AHEAD)
-        if served > elsewhere:
-            return load.free_slots > load.waiting
-        # Beside what the other may have waiting there, of which the last news may be old.
-        return load.waiting - load.free_slots < 2 * max(1, int(AHEAD * worker.limits.slots))
+        if load.free_slots > load.waiting:
+            return True
+        part = self._part(mine)
+        return self._flying < part + max(1.0, AHEAD * part) and load.waiting < max(
+            2, int(MOST_AHEAD * worker.limits.slots)
+        )
+
+    def _part(self, mine: Head) -> float:
+        """Slots of the pool that are this controller's: by the weight of those that wait here and elsewhere,
+        and more where the next here was served less than the next elsewhere.
+        """
+        weight = mine.weight + sum(head.weight for head in self._heads)
+        part = self._roster.capacity * mine.weight / weight
+        behind = min(self._heads, key=self._served)
+        both = mine.weight * behind.weight / (mine.weight + behind.weight)
+        return part + both * (self._served(behind) - mine.served) / PAY_BACK_S
+
+    def _served(self, head: Head) -> float:
+        """What is known of it by now."""
+        return max(head.served, self._peers.served(head.tenant))
 
     def move(self, flight: Flight, resuming: bool) -> bool:
         """Has a flight whose worker was lost go on at another, before all that wait: its place is its
@@ -276,10 +304,12 @@ class Desk:
         self._waiting.charge(policy.name, policy.weight, slot_s)
 
         def closed(used_slot_s: float) -> None:
+            self._flying -= 1
             self._waiting.charge(policy.name, policy.weight, used_slot_s - slot_s)
             if used_slot_s > 0:
                 self.market.held(used_slot_s)
 
+        self._flying += 1
         return Flight(
             Placement(ask, policy, worker, speed, prospect, decision, ticket.arrived_s),
             tenant,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Protocol
 
 from controller.planning.calibration import OwnOffset
 from controller.planning.price import NOTHING_ASKED, Asked
+from controller.state.store import Head
 
 
 class Peers(Protocol):
@@ -84,9 +84,10 @@ class SharedOffset:
 class PoolNews:
     """What one controller, or all others together, want of the pool now.
 
-    asked: by their callers. least_served: what the tenant was served, over its weight, that is next of those
-    that wait there; infinite when none waits.
+    asked: by their callers. heads: of their queues, one of each controller where somebody waits. reached:
+    `WaitingRoom.reached`, the most.
     """
 
     asked: Asked = NOTHING_ASKED
-    least_served: float = math.inf
+    heads: tuple[Head, ...] = ()
+    reached: float = 0.0

@@ -11,6 +11,7 @@ from controller.desk.peers import Alone, Peers
 from controller.planning.decision import Ask
 from controller.planning.options import Increment
 from controller.policy import TenantPolicy
+from controller.state.store import Head
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +41,7 @@ class _Queue:
     tickets: list[tuple[int, float, int, Ticket]] = field(default_factory=list)
     size: int = 0
     entry: int = -1
+    weight: float = 0.0
 
 
 class WaitingRoom:
@@ -61,7 +63,8 @@ class WaitingRoom:
         self._expiry: list[tuple[float, int, Ticket]] = []
         self._counter = itertools.count()
         self._size = 0
-        self._least_served = 0.0
+        self._weight = 0.0
+        self._reached = 0.0
         self._elsewhere = math.inf
 
     def __len__(self) -> int:
@@ -72,11 +75,27 @@ class WaitingRoom:
         queue = self._queues.get(tenant)
         return queue.size if queue else 0
 
+    @property
+    def reached(self) -> float:
+        """What the tenants that were next had been served, at most: where one begins that comes back."""
+        return self._reached
+
+    def head(self) -> Head | None:
+        """Who is next; None when nobody waits."""
+        while self._order and self._queues[self._order[0][3]].entry != self._order[0][2]:
+            heapq.heappop(self._order)
+        if not self._order:
+            return None
+        _, served, _, tenant = self._order[0]
+        return Head(tenant, served, self._queues[tenant].size, self._weight)
+
     def push(self, ticket: Ticket) -> None:
         """Has a ticket wait."""
         queue = self._queues.setdefault(ticket.policy.name, _Queue())
         if not queue.size:
-            self._peers.lift_served(ticket.policy.name, min(self._least_served, self._elsewhere))
+            self._peers.lift_served(ticket.policy.name, min(self._reached, self._elsewhere))
+            queue.weight = ticket.policy.weight
+            self._weight += queue.weight
         ticket.waits = True
         queue.size += 1
         self._size += 1
@@ -99,7 +118,7 @@ class WaitingRoom:
             if not queue.tickets:
                 continue
             ticket = heapq.heappop(queue.tickets)[3]
-            self._least_served = max(self._least_served, served)
+            self._reached = max(self._reached, min(served, self._elsewhere))
             self._leave(ticket)
             return ticket
         return None
@@ -132,19 +151,14 @@ class WaitingRoom:
         if queue is not None and queue.size:
             self._rank(tenant, queue)
 
-    def hear(self, elsewhere: float) -> None:
+    def hear(self, elsewhere: float, reached: float) -> None:
         """Others may have served the tenants that wait. elsewhere: what the least served of those that wait
         at other controllers was served.
         """
         self._elsewhere = elsewhere
+        self._reached = max(self._reached, reached)
         for tenant in [tenant for _, _, entry, tenant in self._order if self._queues[tenant].entry == entry]:
             self._rank(tenant, self._queues[tenant])
-
-    def next_served(self) -> float | None:
-        """What the tenant that is next was served, for its weight; None when nobody waits."""
-        while self._order and self._queues[self._order[0][3]].entry != self._order[0][2]:
-            heapq.heappop(self._order)
-        return self._order[0][1] if self._order else None
 
     def _leave(self, ticket: Ticket) -> None:
         ticket.waits = False
@@ -155,6 +169,7 @@ class WaitingRoom:
         if queue.size:
             self._rank(tenant, queue)
         else:
+            self._weight = self._weight - queue.weight if self._size else 0.0
             queue.tickets.clear()
             queue.entry = -1
 

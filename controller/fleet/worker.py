@@ -49,6 +49,7 @@ class Worker:
         self.reported = worker_pb2.WorkerLoad()
         """The load as it last told it."""
         self._own_requests = 0
+        self._sent_since = 0
         self._own_unstarted_tokens = 0
 
     @property
@@ -83,11 +84,11 @@ class Worker:
 
     @property
     def load(self) -> Load:
-        """Its load as last reported, or as this controller's own requests make it where those are more: a
-        report does not know what is still under way to the worker.
+        """Its load as last reported, and what this controller has sent since, or all that it has there where
+        that is more: a report does not know what is still under way to the worker.
         """
         reported = self._load
-        unknown = max(0, self._own_requests - reported.running - reported.waiting)
+        unknown = max(self._sent_since, self._own_requests - reported.running - reported.waiting)
         started = min(unknown, reported.free_slots)
         return Load(
             reported.running + started,
@@ -126,6 +127,7 @@ class Worker:
     def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
         """Takes its load."""
         self.heard_s = now_s
+        self._sent_since = 0
         self.reported = message
         self._load = Load(
             message.running, message.waiting, message.prefill_backlog_tokens, message.free_slots
@@ -134,6 +136,7 @@ class Worker:
     def note_sent(self, prompt_tokens: int) -> None:
         """Counts a request of this controller's; `prompt_tokens` as estimated."""
         self._own_requests += 1
+        self._sent_since += 1
         self._own_unstarted_tokens += prompt_tokens
 
     def note_started(self, prompt_tokens: int) -> None:
@@ -143,6 +146,7 @@ class Worker:
     def note_ended(self) -> None:
         """One of them that was started is over."""
         self._own_requests -= 1
+        self._sent_since = max(0, self._sent_since - 1)
 
     def learn(self, expected: SpeedEstimate, seen: Observation, now_s: float) -> None:
         """Learns from a request that ended."""

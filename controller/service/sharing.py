@@ -21,12 +21,14 @@ def share_pool(shared: SharedState, desk: Desk, reception: Reception, clock: Cal
     def tell() -> None:
         news = desk.tell(clock())
         asked = news.asked
-        shared.publish_demand(POOL, Demand(asked.by_bucket, asked.capacity, asked.weight, news.least_served))
+        (head,) = news.heads or (None,)
+        demand = Demand(asked.by_bucket, asked.capacity, asked.weight, head, news.reached)
+        shared.publish_demand(POOL, demand)
 
     def hear() -> None:
         others = shared.others_demand(POOL)
         asked = Asked(others.by_price, others.capacity, others.weight)
-        desk.hear(PoolNews(asked, others.least_served))
+        desk.hear(PoolNews(asked, tuple(shared.others_heads(POOL)), others.reached))
         reception.news()
 
     shared.before_exchange, shared.after_exchange = tell, hear

@@ -10,9 +10,8 @@ import asyncio
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib import resources
 from typing import cast
 
@@ -22,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from controller.state.store import (
     Ask,
     Demand,
+    Head,
     Limit,
     News,
     StoreError,
@@ -211,13 +211,14 @@ def _pairs(reply: Reply) -> Iterable[tuple[str, str]]:
 
 
 def _demand_text(demand: Demand) -> str:
-    served = None if math.isinf(demand.least_served) else demand.least_served
-    return json.dumps([demand.capacity, demand.weight, served, *(round(part, 6) for part in demand.by_price)])
+    head = None if demand.head is None else astuple(demand.head)
+    by_price = (round(part, 6) for part in demand.by_price)
+    return json.dumps([demand.capacity, demand.weight, demand.reached, head, *by_price])
 
 
 def _demand(text: str) -> Demand:
-    capacity, weight, served, *by_price = json.loads(text)
-    return Demand(tuple(by_price), capacity, weight, math.inf if served is None else served)
+    capacity, weight, reached, head, *by_price = json.loads(text)
+    return Demand(tuple(by_price), capacity, weight, None if head is None else Head(*head), reached)
 
 
 def _one_line(error: Exception) -> str:

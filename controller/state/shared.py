@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from controller.state.local_share import LocalShare
 from controller.state.store import (
     Ask,
     Demand,
+    Head,
     Level,
     Limit,
     Limits,
@@ -208,18 +208,24 @@ class SharedState:
 
     def others_demand(self, pool: str) -> Demand:
         """What the other controllers' callers ask of a pool: the sum, since each sees its own callers; the
-        largest capacity that one sees, since all see the same workers, though not all at once; and the least
-        served of those who wait, of which nothing is known in an outage.
+        largest capacity that one sees, since all see the same workers, though not all at once; and what was
+        reached, the most.
         """
         views = self._others_demand.get(pool, ())
         by_price = (sum(row) for row in itertools.zip_longest(*(v.by_price for v in views), fillvalue=0.0))
-        served = [view.least_served for view in views] if self._outage is None else []
         return Demand(
             tuple(by_price),
             max((view.capacity for view in views), default=0.0),
             sum(view.weight for view in views),
-            min(served, default=math.inf),
+            reached=max((view.reached for view in views), default=0.0),
         )
+
+    def others_heads(self, pool: str) -> list[Head]:
+        """Of the other controllers' queues for a pool, as last told. None in an outage: nobody can tell for
+        how long they stayed so.
+        """
+        views = self._others_demand.get(pool, ()) if self._outage is None else ()
+        return [view.head for view in views if view.head is not None]
 
     # With one round trip at most.
 

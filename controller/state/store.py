@@ -6,7 +6,6 @@ which the store applies once. A caller that does not know whether a write arrive
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -106,15 +105,29 @@ class TenantView:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """Who is next at a controller. served: what the tenant was served, over its weight. waiting: of its
+    requests, there. weight: of all tenants that wait there.
+    """
+
+    tenant: str
+    served: float
+    waiting: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What a controller's callers ask of a pool at each of a row of prices, and the capacity it sees. weight:
-    of the tenants that ask. least_served: what the tenant was served that is next; infinite when none waits.
+    of the tenants that ask. head: of its queue; None when nobody waits. reached: what the tenants that were
+    next had been served, at most.
     """
 
     by_price: tuple[float, ...] = ()
     capacity: float = 0.0
     weight: float = 0.0
-    least_served: float = math.inf
+    head: Head | None = None
+    reached: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

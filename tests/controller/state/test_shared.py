@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from controller.state.bucket import Bucket
 from controller.state.memory import MemoryStore
 from controller.state.shared import Permit, Refused, SharedState, Timings
-from controller.state.store import Ask, Demand, Level, Limit, Limits, News, Store, StoreError, Verdict, View
+from controller.state.store import (
+    Ask,
+    Demand,
+    Head,
+    Level,
+    Limit,
+    Limits,
+    News,
+    Store,
+    StoreError,
+    Verdict,
+    View,
+)
 from tests.controller.state.conftest import TIMEOUT_S, Connect, Ids, OpenStore
 from tests.controller.state.servers import Server, free_port
 
@@ -129,14 +141,17 @@ async def test_demand_is_that_of_all_controllers_and_no_leader_is_needed(
 ) -> None:
     one, two, pool = shared(open_one(), new_id), shared(open_one(), new_id), new_id()
     three = shared(open_one(), new_id)
-    one.publish_demand(pool, Demand((4.0, 2.0, 0.5), 32.0, 3.0, 7.5))
+    head = Head("a", 7.5, 2, 3.0)
+    one.publish_demand(pool, Demand((4.0, 2.0, 0.5), 32.0, 3.0, head, 8.0))
     two.publish_demand(pool, Demand((1.0, 1.0), 64.0, 1.0))
     three.publish_demand(pool, Demand())
     assert one.others_demand(pool) == Demand()
     await meet(one, two, three)
     assert one.others_demand(pool) == Demand((1.0, 1.0), 64.0, 1.0)
-    assert two.others_demand(pool) == Demand((4.0, 2.0, 0.5), 32.0, 3.0, 7.5)
-    assert three.others_demand(pool) == Demand((5.0, 3.0, 0.5), 64.0, 4.0, 7.5)
+    assert two.others_demand(pool) == Demand((4.0, 2.0, 0.5), 32.0, 3.0, reached=8.0)
+    assert three.others_demand(pool) == Demand((5.0, 3.0, 0.5), 64.0, 4.0, reached=8.0)
+    assert one.others_heads(pool) == []
+    assert two.others_heads(pool) == three.others_heads(pool) == [head]
     assert one.controllers == two.controllers == 3
 
 

@@ -13,6 +13,7 @@ from controller.state.bucket import Bucket, charged, wait_us
 from controller.state.store import (
     Ask,
     Demand,
+    Head,
     Level,
     Limit,
     Limits,
@@ -189,9 +190,12 @@ async def test_costs_let_in_elsewhere_count_and_what_is_given_back_does_not(
     assert (await store.admit(ask(tenant, Limits(rate=SLOW)))).refused is Limit.RATE
 
 
+HEAD = Head("a", 7.125, 3, 5.0)
+
+
 async def test_each_controller_sees_what_callers_of_the_others_ask(open_one: OpenStore, new_id: Ids) -> None:
     one, two, pool = open_one(), open_one(), new_id()
-    mine, theirs = Demand((1.0, 0.5), 64.0), Demand((3.0, 2.25, 1.0), 32.0, 5.0, 7.125)
+    mine, theirs = Demand((1.0, 0.5), 64.0), Demand((3.0, 2.25, 1.0), 32.0, 5.0, HEAD, 8.5)
     await exchange(one, demands={pool: mine})
     view = await exchange(two, controller="two", demands={pool: theirs})
     assert view.demands[pool] == {"one": mine, "two": theirs}
