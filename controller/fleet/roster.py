@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from controller.fleet.worker import Worker
@@ -86,6 +87,8 @@ class Roster:
         self._rankings = {NOTHING: Ranking()}
         """By what is needed: of every kind of need that came, of which there are a few."""
         self._known: dict[Worker, tuple[int, int]] = {}  # slots, and how many of them are in use
+        self._model: dict[Worker, str] = {}  # of each that is available
+        self._running = Counter[str]()  # available workers by model
         self._capacity = self._occupied = 0
         for worker in workers:
             self.changed(worker)
@@ -99,6 +102,11 @@ class Roster:
     def occupied(self) -> int:
         """How many of them are in use, as far as is known."""
         return self._occupied
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that available workers run, sorted."""
+        return tuple(sorted(self._running))
 
     def best(self, needs: Needs = NOTHING) -> Worker | None:
         """The available worker with the least expected queue of those that are what is needed; None when
@@ -132,12 +140,23 @@ class Roster:
         self._capacity += slots - slots_before
         self._occupied += occupied - occupied_before
         self._known[worker] = slots, occupied
+        self._take_model(worker, worker.limits.model if worker.available else None)
         for needs, ranking in self._rankings.items():
             if worker.can(needs):
                 ranking.update(worker)
             else:
                 ranking.drop(worker)
         self.on_change()
+
+    def _take_model(self, worker: Worker, model: str | None) -> None:
+        before = self._model.pop(worker, None)
+        if before is not None:
+            self._running[before] -= 1
+            if not self._running[before]:
+                del self._running[before]
+        if model is not None:
+            self._model[worker] = model
+            self._running[model] += 1
 
     def remove(self, worker: Worker) -> None:
         """Forgets a worker."""

@@ -101,7 +101,7 @@ async def _serve_until_told(
         metrics = await at_end.enter_async_context(
             metrics_endpoint(options.metrics, controller.readings.read)
         )
-        bound = await controller.start(Addresses(options.listen, options.admin))
+        bound = await controller.start(Addresses(options.listen, options.admin, options.http))
     except (OSError, StoreError, TelemetryError) as error:
         return _cannot_start(f"--state: {error}" if isinstance(error, StoreError) else str(error))
     with on_signals(stop.set):
@@ -109,6 +109,8 @@ async def _serve_until_told(
         if not await controller.had_worker(FIRST_WORKER_S if expected else 0.0):
             log.warning("no worker is available yet")
         also = "" if metrics is None else f" metrics={metrics}"
+        if bound.http is not None:
+            also += f" http={bound.http}"
         sys.stdout.write(f"curfew controller ready: listen={bound.listen} admin={bound.admin}{also}\n")
         sys.stdout.flush()
         watching = [asyncio.create_task(watch(options.policy, policy, secrets=options.secrets))]
@@ -195,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         default="127.0.0.1:7201",
         metavar="HOST:PORT",
         help="for operators (%(default)s)",
+    )
+    parser.add_argument(
+        "--http",
+        type=host_and_port,
+        metavar="HOST:PORT",
+        help="for callers who speak OpenAI's API over HTTP (no such door)",
     )
     parser.add_argument(
         "--grace-s",

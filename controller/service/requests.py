@@ -122,7 +122,7 @@ class Requests:
 
     async def report_outcome(self, request: reasoning_pb2.ReportOutcomeRequest, caller: Caller) -> None:
         """Learns how good an answer of the tenant's was. The same report again changes nothing."""
-        tenant = await identify(self._policy.current, bearer(caller.authorization), self._tokens)
+        tenant = await self.tenant(caller)
         wrong = outcome_violations(request)
         if wrong:
             raise invalid(wrong)
@@ -144,11 +144,20 @@ class Requests:
         if trial is not None:
             self._desk.tenants[tenant.name].quality.learn(trial, request.score, now_s)
 
+    async def tenant(self, caller: Caller) -> TenantPolicy:
+        """Who calls, before anything else is known of the request."""
+        return await identify(self._policy.current, bearer(caller.authorization), self._tokens)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that can be asked now."""
+        return self._roster.models
+
     async def _admit(self, request: reasoning_pb2.GenerateRequest, caller: Caller) -> TenantPolicy:
         """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
         what the tenant has in general.
         """
-        tenant = await identify(self._policy.current, bearer(caller.authorization), self._tokens)
+        tenant = await self.tenant(caller)
         wrong = violations(request)
         if wrong:
             raise invalid(wrong)

@@ -40,7 +40,7 @@ OPEN = Security()
 
 
 def add_security_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `read_security` reads, beside `--listen` and `--admin`."""
+    """Adds the options that `read_security` reads, beside `--listen`, `--http` and `--admin`."""
     add_server_options(parser, "tls", "callers")
     add_server_options(parser, "admin-tls", "operators", "that for callers")
     add_client_options(parser, "worker", "workers")
@@ -89,7 +89,7 @@ def add_security_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--insecure",
         action="store_true",
-        help="let callers' door be reached from elsewhere without TLS; something else must encrypt then",
+        help="let callers' doors be reached from elsewhere without TLS; something else must encrypt then",
     )
 
 
@@ -105,9 +105,11 @@ def read_security(options: argparse.Namespace) -> Security:
     for flag, role in (("--admin-allow", door.operators), ("--announce-allow", door.workers)):
         if role.names and not has_client_ca:
             raise ValueError(f"{flag} needs --admin-tls-client-ca")
-    if not is_loopback(options.listen) and callers is None and not options.insecure:
+    for flag, address in (("--listen", options.listen), ("--http", options.http)):
+        if address is None or is_loopback(address) or callers is not None or options.insecure:
+            continue
         raise ValueError(
-            f"--listen {options.listen} can be reached from elsewhere, with keys and questions in clear: "
+            f"{flag} {address} can be reached from elsewhere, with keys and questions in clear: "
             "give --tls-cert and --tls-key, or --insecure"
         )
     if not is_loopback(options.admin) and not has_client_ca and door.operators.keys is None:

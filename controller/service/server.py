@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from controller.desk import Desk, Tenants
 from controller.desk.desk import spread_evenly
@@ -42,6 +44,9 @@ from curfew.v1 import (
     registry_pb2_grpc,
 )
 
+if TYPE_CHECKING:
+    from controller.http.server import HttpServer
+
 REASONING = reasoning_pb2.DESCRIPTOR.services_by_name["ReasoningService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -52,10 +57,11 @@ POLICY_HEALTH = "curfew.policy"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """HOST:PORT of the two doors. Port 0 picks a free one."""
+    """HOST:PORT of the doors. Port 0 picks a free one. http: None opens no such door."""
 
     listen: str
     admin: str
+    http: str | None = None
 
 
 class Controller:
@@ -144,6 +150,9 @@ class Controller:
             self._operators.grpc,
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryServicer(store), self._operators.grpc)
+        self._requests = requests
+        self._tls = security.callers
+        self._http: HttpServer | None = None
         self._health_task: asyncio.Task[None] | None = None
         self._had_worker = asyncio.Event()
 
@@ -158,11 +167,12 @@ class Controller:
         admin = await self._operators.start(addresses.admin, [ADMIN, REGISTRY])
         await self._operators.set_serving(True)
         await self._operators.set_detail(POLICY_HEALTH, True)
+        http = None if addresses.http is None else await self._start_http(addresses.http)
         self._policy.on_read = partial(self._operators.set_detail, POLICY_HEALTH)
         self._health_task = asyncio.create_task(self._report_availability())
         self._fleet.start()
         self._membership.start()
-        return Addresses(listen, admin)
+        return Addresses(listen, admin, http)
 
     async def had_worker(self, within_s: float) -> bool:
         """Waits until a worker has been available, at most so long. Returns whether there was one."""
@@ -177,7 +187,10 @@ class Controller:
         if self._health_task is not None:
             self._health_task.cancel()
         # Operators may look on until the last request has ended.
-        await self._callers.drain(grace_s)
+        drains = [self._callers.drain(grace_s)]
+        if self._http is not None:
+            drains.append(self._http.drain(grace_s))
+        await asyncio.gather(*drains)
         await self._operators.drain(0.0)
         await self._membership.stop()
         await self._fleet.close()
@@ -186,6 +199,13 @@ class Controller:
             await self._tokens.keys.close()
         if self._recorder is not None:
             await asyncio.to_thread(self._recorder.close)
+
+    async def _start_http(self, address: str) -> str:
+        # Its libraries take a while to import, and are not needed by who does not serve it.
+        from controller.http.server import HttpServer
+
+        self._http = HttpServer(self._requests, time.time, most_bytes=MAX_MESSAGE_BYTES, tls=self._tls)
+        return await self._http.start(address)
 
     async def _report_availability(self) -> None:
         while True:

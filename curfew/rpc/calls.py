@@ -10,7 +10,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 
-from curfew.rpc.errors import RpcError, reason, retry_after
+from curfew.rpc.drain import Drain, shutting_down
+from curfew.rpc.errors import RpcError
 
 logger = logging.getLogger(__name__)
 
@@ -39,19 +40,15 @@ class Calls(grpc.aio.ServerInterceptor):
         """authorise: who may call what; None: everybody who can connect."""
         self._authorise = authorise
         self._running = 0
-        self._scopes: set[asyncio.Timeout] = set()
+        self._drain = Drain()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._end_s: float | None = None
-        """When calls must have ended, on the event loop's clock. Set once the server drains."""
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new streams from now on, and returns when no call runs any more. Those that still do after
         `grace_s` seconds end with UNAVAILABLE.
         """
-        self._end_s = asyncio.get_running_loop().time() + grace_s
-        for scope in self._scopes:
-            scope.reschedule(self._end_s)
+        self._drain.begin(grace_s)
         await self._idle.wait()
 
     async def intercept_service(
@@ -90,8 +87,8 @@ class Calls(grpc.aio.ServerInterceptor):
                                 # status, and log that it could not.
                                 raise asyncio.CancelledError from None
 
-                if self._end_s is not None:
-                    await _abort(context, _shutting_down())
+                if self._drain.begun:
+                    await _abort(context, shutting_down())
                 await self._run(method, context, write_all)
 
             return grpc.unary_stream_rpc_method_handler(
@@ -108,20 +105,15 @@ class Calls(grpc.aio.ServerInterceptor):
         self._running += 1
         self._idle.clear()
         context.add_done_callback(self._ended)  # type: ignore[arg-type]  # a class in the stub
-        scope = asyncio.timeout_at(self._end_s)
         try:
-            async with scope:
-                self._scopes.add(scope)
-                try:
-                    if self._authorise is not None:
-                        self._authorise(method, context)
-                    result = await work()
-                finally:
-                    self._scopes.discard(scope)
+            async with self._drain.scope():
+                if self._authorise is not None:
+                    self._authorise(method, context)
+                result = await work()
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # the boundary to the wire
-            await _abort(context, _shutting_down() if scope.expired() else error)
+            await _abort(context, error)
         return result
 
     def _ended(self, _: object) -> None:
@@ -137,9 +129,3 @@ async def _abort(context: Context[Request, Response], error: Exception) -> NoRet
         error = RpcError(grpc.StatusCode.INTERNAL, "internal error")
     metadata = (("grpc-status-details-bin", error.status_bytes()),)
     await context.abort(error.code, error.message, metadata)
-
-
-def _shutting_down() -> RpcError:
-    return RpcError(
-        grpc.StatusCode.UNAVAILABLE, "the server is shutting down", retry_after(1.0), reason("DRAINING")
-    )

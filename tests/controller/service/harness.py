@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import grpc
@@ -169,8 +169,9 @@ async def controller(
     workers_dns: tuple[str, int] | None = None,
     measured: bool = False,
     most_tenants: int = MOST_TENANTS,
+    http: str | None = None,
 ) -> AsyncIterator[Door]:
-    """Runs a controller in this process."""
+    """Runs a controller in this process. http: where its HTTP door is to be."""
     live = (
         policy
         if isinstance(policy, LivePolicy)
@@ -187,7 +188,8 @@ async def controller(
         measured=measured,
         most_tenants=most_tenants,
     )
-    door = Door(await running.start(LOCAL), running.shadow, running.readings.read)
+    addresses = await running.start(replace(LOCAL, http=http))
+    door = Door(addresses, running.shadow, running.readings.read)
     try:
         if ready:
             await door.becomes(serving=True)

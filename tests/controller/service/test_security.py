@@ -49,11 +49,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-def read(*arguments: str | Path, listen: str = LOCAL.listen, admin: str = LOCAL.admin) -> argparse.Namespace:
+def read(
+    *arguments: str | Path, listen: str = LOCAL.listen, admin: str = LOCAL.admin, http: str | None = None
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_security_options(parser)
     options = parser.parse_args([str(argument) for argument in arguments])
-    options.listen, options.admin = listen, admin
+    options.listen, options.admin, options.http = listen, admin, http
     return options
 
 
@@ -198,6 +200,12 @@ def test_doors_that_would_stand_open_are_refused_at_the_start(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         read_security(read(*arguments, listen=listen, admin=admin))
+
+
+def test_the_http_door_is_held_to_the_same() -> None:
+    with pytest.raises(ValueError, match=r"--http 0\.0\.0\.0:1 can be reached from elsewhere"):
+        read_security(read(http="0.0.0.0:1"))
+    assert read_security(read(http="127.0.0.1:1")).callers is None
 
 
 def test_a_door_that_something_else_protects_may_stand_open() -> None:

@@ -1,0 +1,1 @@
+"""Callers' door over HTTP, in the form of OpenAI's API: chat completions, responses, models."""

@@ -1,0 +1,229 @@
+"""What is asked of `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from controller.http.fields import (
+    Asked,
+    Content,
+    Conversation,
+    Count,
+    Effort,
+    Form,
+    Schema,
+    Unsupported,
+    answer_format,
+    tool,
+    tool_choice,
+)
+from curfew.v1 import generation_pb2, reasoning_pb2
+
+
+class SystemTurn(Form):
+    """Instructions; `developer` is the newer word."""
+
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class UserTurn(Form):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Content
+
+
+class Function(Form):
+    """What is called, with the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class Call(Form):
+    """A call that the model made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class AssistantTurn(Form):
+    """What the model answered. Its reasoning, which some clients send back, is passed over."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: list[Call] | None = None
+    function_call: Unsupported = None
+    audio: Unsupported = None
+
+
+class ToolTurn(Form):
+    """What a tool returned."""
+
+    role: Literal["tool"]
+    tool_call_id: str
+    content: Content
+
+
+Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
+
+
+class Declared(Form):
+    """A function's declaration. `strict` changes nothing: every call keeps the schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Schema | None = None
+
+
+class ToolForm(Form):
+    """A tool; only functions are."""
+
+    type: Literal["function"]
+    function: Declared
+
+
+class Named(Form):
+    """A function's name."""
+
+    name: str
+
+
+class Choice(Form):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: Named
+
+
+class SchemaForm(Form):
+    """A schema that the answer keeps."""
+
+    name: str = ""
+    json_schema: Schema = Field(alias="schema")
+
+
+class FreeFormat(Form):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Form):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(Form):
+    """JSON that keeps a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: SchemaForm
+
+
+class StreamOptions(Form):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(Asked):
+    """A request."""
+
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: Count | None = None
+    max_tokens: Count | None = None
+    reasoning_effort: Effort | None = None
+    tools: list[ToolForm] | None = None
+    tool_choice: Literal["auto", "none", "required"] | Choice | None = None
+    response_format: (
+        Annotated[FreeFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
+    ) = None
+    n: Literal[1] | None = None
+    modalities: list[Literal["text"]] | None = None
+    verbosity: Literal["medium"] | None = None
+
+    logprobs: Unsupported = None
+    audio: Unsupported = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    web_search_options: Unsupported = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with what was used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def turns(self) -> Conversation:
+        """Its turns in the contract's form."""
+        turns = Conversation()
+        for index, turn in enumerate(self.messages):
+            turns.add(index, _message(turn))
+        return turns
+
+    def message(
+        self, messages: Sequence[generation_pb2.Message], deadline_ms: float | None
+    ) -> reasoning_pb2.GenerateRequest:
+        """In the contract's form, with these turns. deadline_ms: from the request's header."""
+        limits = [each for each in (self.max_completion_tokens, self.max_tokens) if each is not None]
+        request = reasoning_pb2.GenerateRequest(
+            messages=messages,
+            sampling=self.sampling(),
+            wishes=self.wishes(self.reasoning_effort, min(limits, default=None), deadline_ms),
+            labels=self.curfew.labels,
+            tools=[
+                tool(each.function.name, each.function.description, each.function.parameters)
+                for each in self.tools or ()
+            ],
+        )
+        if self.tools:
+            named = self.tool_choice.function.name if isinstance(self.tool_choice, Choice) else None
+            word = None if isinstance(self.tool_choice, Choice) else self.tool_choice
+            request.tool_choice.CopyFrom(tool_choice(word, named, self.parallel_tool_calls))
+        if isinstance(self.response_format, ObjectFormat):
+            request.answer_format.CopyFrom(answer_format({"type": "object"}))
+        elif isinstance(self.response_format, SchemaFormat):
+            request.answer_format.CopyFrom(answer_format(self.response_format.json_schema.json_schema))
+        return request
+
+
+RENAMED = (
+    ("wishes.max_output_tokens", "max_completion_tokens"),
+    ("wishes.max_answer_tokens", "curfew.max_answer_tokens"),
+    ("wishes.max_reasoning_tokens", "thinking.budget_tokens"),
+    ("wishes.deadline", "curfew.deadline_ms"),
+    ("wishes.effort", "reasoning_effort"),
+    ("labels", "curfew.labels"),
+    ("answer_format.json_schema", "response_format.json_schema.schema"),
+    ("sampling.", ""),
+)
+"""What fields of the contract are called here."""
+
+
+def _message(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> generation_pb2.Message:
+    match turn:
+        case SystemTurn():
+            return generation_pb2.Message(role=generation_pb2.ROLE_SYSTEM, content=turn.content)
+        case UserTurn():
+            return generation_pb2.Message(role=generation_pb2.ROLE_USER, content=turn.content)
+        case ToolTurn():
+            return generation_pb2.Message(
+                role=generation_pb2.ROLE_TOOL, content=turn.content, tool_call_id=turn.tool_call_id
+            )
+        case AssistantTurn():
+            calls = [
+                generation_pb2.ToolCall(
+                    id=call.id, name=call.function.name, arguments_json=call.function.arguments
+                )
+                for call in turn.tool_calls or ()
+            ]
+            return generation_pb2.Message(
+                role=generation_pb2.ROLE_ASSISTANT, content=turn.content or "", tool_calls=calls
+            )

@@ -1,0 +1,231 @@
+"""What requests of chat completions and of responses have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from controller import wire
+from curfew.v1 import generation_pb2, reasoning_pb2
+
+EFFORT = {
+    None: reasoning_pb2.EFFORT_UNSPECIFIED,
+    "none": reasoning_pb2.EFFORT_NONE,
+    "minimal": reasoning_pb2.EFFORT_MINIMAL,
+    "low": reasoning_pb2.EFFORT_LOW,
+    "medium": reasoning_pb2.EFFORT_MEDIUM,
+    "high": reasoning_pb2.EFFORT_HIGH,
+    "xhigh": reasoning_pb2.EFFORT_HIGH,
+    "max": reasoning_pb2.EFFORT_HIGH,
+}
+"""There is nothing above HIGH: it leaves all to the plan."""
+MAX_DEADLINE_MS = 24 * 3600 * 1000
+MAX_COUNT = 2**32 - 1
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+DeadlineMs = Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+
+
+def _refuse(value: object) -> object:
+    """A value that asks for nothing passes."""
+    if value:
+        raise ValueError("is not supported; leave it out")
+    return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _joined(value: object) -> object:
+    """A content as one text: as it is, or from its text parts."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "refusal":
+            continue
+        text = part.get("text") if isinstance(part, dict) else None
+        if kind not in TEXT_PARTS or not isinstance(text, str):
+            raise ValueError(f"a part of type {kind!r} is not supported; send text")
+        texts.append(text)
+    return "".join(texts)
+
+
+Unsupported = Annotated[object, AfterValidator(_refuse)]
+"""An option that would change results and cannot be honoured. Null, 0, false and what is empty ask for
+nothing.
+"""
+Content = Annotated[str, BeforeValidator(_joined)]
+"""A text, or a list of text parts."""
+Schema = dict[str, object]
+"""A JSON Schema."""
+
+
+class Form(BaseModel):
+    """A part of a request. What it does not know is passed over: clients send much."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Extension(Form):
+    """`curfew`: what OpenAI's API has no field for. As this is Curfew's own, it must be right."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    deadline_ms: DeadlineMs | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    max_answer_tokens: Count | None = None
+
+
+class Thinking(Form):
+    """`thinking`: whether to reason, and with how many tokens at most."""
+
+    type: Literal["enabled", "disabled"] = "enabled"
+    budget_tokens: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
+
+
+class TemplateOptions(Form):
+    """`chat_template_kwargs`, with which other servers of the model are told not to reason."""
+
+    enable_thinking: bool | None = None
+
+
+class Asked(Form):
+    """What a request of either kind may say of how it is to be answered."""
+
+    model: str
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Annotated[list[str], BeforeValidator(_listed)] | None = None
+    parallel_tool_calls: bool | None = None
+    thinking: Thinking | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    curfew: Extension = Extension()
+
+    frequency_penalty: Unsupported = None
+    presence_penalty: Unsupported = None
+    logit_bias: Unsupported = None
+    top_logprobs: Unsupported = None
+    moderation: Unsupported = None
+
+    @abstractmethod
+    def turns(self) -> Conversation:
+        """Its turns in the contract's form."""
+
+    @abstractmethod
+    def message(
+        self, messages: Sequence[generation_pb2.Message], deadline_ms: float | None
+    ) -> reasoning_pb2.GenerateRequest:
+        """In the contract's form, with these turns. deadline_ms: from the request's header."""
+
+    def sampling(self) -> generation_pb2.SamplingParams:
+        """How tokens are chosen."""
+        return generation_pb2.SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=None if self.seed is None else self.seed % 2**64,
+            stop=self.stop,
+        )
+
+    def wishes(
+        self, effort: Effort | None, max_output_tokens: int | None, deadline_ms: float | None
+    ) -> reasoning_pb2.Wishes:
+        """What is asked for inside what the tenant is granted. deadline_ms: beside that of the extension."""
+        wishes = reasoning_pb2.Wishes(
+            effort=EFFORT[effort],
+            max_output_tokens=max_output_tokens,
+            max_answer_tokens=self.curfew.max_answer_tokens,
+        )
+        template = self.chat_template_kwargs
+        if template is not None and template.enable_thinking is False:
+            wishes.mode = generation_pb2.MODE_NO_THINK
+        if self.thinking is not None:
+            if self.thinking.type == "disabled":
+                wishes.mode = generation_pb2.MODE_NO_THINK
+            elif self.thinking.budget_tokens is not None:
+                wishes.max_reasoning_tokens = self.thinking.budget_tokens
+        deadlines_ms = [each for each in (deadline_ms, self.curfew.deadline_ms) if each is not None]
+        if deadlines_ms:
+            wishes.deadline.CopyFrom(wire.duration(min(deadlines_ms) / 1000))
+        return wishes
+
+
+def tool(name: str, description: str | None, parameters: Schema | None) -> generation_pb2.Tool:
+    """A function that the model may call."""
+    schema = "" if parameters is None else json.dumps(parameters, ensure_ascii=False)
+    return generation_pb2.Tool(name=name, description=description or "", parameters_json_schema=schema)
+
+
+CHOICE = {
+    "auto": generation_pb2.ToolChoice.KIND_AUTO,
+    "none": generation_pb2.ToolChoice.KIND_NONE,
+    "required": generation_pb2.ToolChoice.KIND_REQUIRED,
+}
+
+
+def tool_choice(
+    choice: Literal["auto", "none", "required"] | None, name: str | None, parallel: bool | None
+) -> generation_pb2.ToolChoice:
+    """Whether tools are called. name: of the one that must be."""
+    if name is not None:
+        choice = "required"
+    return generation_pb2.ToolChoice(
+        kind=CHOICE[choice] if choice else generation_pb2.ToolChoice.KIND_UNSPECIFIED,
+        name=name or "",
+        single=parallel is False,
+    )
+
+
+def answer_format(schema: Mapping[str, object]) -> generation_pb2.AnswerFormat:
+    """The form of a JSON Schema."""
+    return generation_pb2.AnswerFormat(json_schema=json.dumps(schema, ensure_ascii=False))
+
+
+class Conversation:
+    """Turns as they are added, in the contract's form.
+
+    Texts of the system, of which APIs allow several, are one when they stand at the beginning.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[generation_pb2.Message] = []
+        self.origins: list[int] = []
+        """For each message, the position in the request of what it was first made of."""
+
+    def add(self, origin: int, message: generation_pb2.Message) -> None:
+        """Adds a turn."""
+        system = message.role == generation_pb2.ROLE_SYSTEM
+        if system and len(self.messages) == 1 and self.messages[0].role == message.role:
+            self.messages[0].content += f"\n\n{message.content}"
+            return
+        self.messages.append(message)
+        self.origins.append(origin)
+
+    def add_call(self, origin: int, call: generation_pb2.ToolCall) -> None:
+        """Adds a call to the assistant's turn that stands last, or makes one."""
+        last = self.messages[-1] if self.messages else None
+        if last is None or last.role != generation_pb2.ROLE_ASSISTANT:
+            last = generation_pb2.Message(role=generation_pb2.ROLE_ASSISTANT)
+            self.add(origin, last)
+            last = self.messages[-1]
+        last.tool_calls.append(call)
+
+    def renamed(self, field: str) -> Iterable[tuple[str, str]]:
+        """What paths of its messages are called in the request. field: that held them."""
+        return ((f"messages[{index}]", f"{field}[{origin}]") for index, origin in enumerate(self.origins))

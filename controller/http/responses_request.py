@@ -1,0 +1,227 @@
+"""What is asked of `/v1/responses`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+
+from controller.http.fields import (
+    Asked,
+    Content,
+    Conversation,
+    Count,
+    Effort,
+    Form,
+    Schema,
+    Unsupported,
+    answer_format,
+    tool,
+    tool_choice,
+)
+from curfew.v1 import generation_pb2, reasoning_pb2
+
+_ROLES = {
+    "system": generation_pb2.ROLE_SYSTEM,
+    "developer": generation_pb2.ROLE_SYSTEM,
+    "user": generation_pb2.ROLE_USER,
+    "assistant": generation_pb2.ROLE_ASSISTANT,
+}
+
+
+class MessageItem(Form):
+    """What was said."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+
+
+class CallItem(Form):
+    """A call that the model made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ResultItem(Form):
+    """What a tool returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Content
+
+
+class ReasoningItem(Form):
+    """What the model reasoned, which it is not shown again."""
+
+    type: Literal["reasoning"]
+
+
+def _kind(item: object) -> object:
+    return (item.get("type") or "message") if isinstance(item, dict) else getattr(item, "type", None)
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[ResultItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(
+        _kind,
+        custom_error_type="item",
+        custom_error_message="is no message, function_call, function_call_output or reasoning",
+    ),
+]
+
+
+class ToolForm(Form):
+    """A tool; only functions are. `strict` changes nothing: every call keeps the schema."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: Schema | None = None
+
+
+class Choice(Form):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class Reasoning(Form):
+    """How much to reason, and whether it is shown as a summary."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class FreeFormat(Form):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Form):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(Form):
+    """JSON that keeps a schema."""
+
+    type: Literal["json_schema"]
+    name: str = ""
+    json_schema: Schema = Field(alias="schema")
+
+
+class TextOptions(Form):
+    """What form the text has."""
+
+    format: Annotated[FreeFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+def _stateless(value: object) -> object:
+    if value:
+        raise ValueError("is not supported, since no response is kept; send the whole conversation as input")
+    return value
+
+
+def _includable(values: list[str]) -> list[str]:
+    if "message.output_text.logprobs" in values:
+        raise ValueError("'message.output_text.logprobs' is not supported")
+    return values
+
+
+def _items(value: object) -> object:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+Stateless = Annotated[object, AfterValidator(_stateless)]
+
+
+class ResponsesRequest(Asked):
+    """A request. Nothing of it is stored, whatever `store` says."""
+
+    input: Annotated[list[Item], BeforeValidator(_items), Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    reasoning: Reasoning = Reasoning()
+    text: TextOptions = TextOptions()
+    tools: list[ToolForm] | None = None
+    tool_choice: Literal["auto", "none", "required"] | Choice | None = None
+    truncation: Literal["disabled"] | None = None
+    metadata: dict[str, str] | None = None
+    include: Annotated[list[str], AfterValidator(_includable)] | None = None
+
+    previous_response_id: Stateless = None
+    conversation: Stateless = None
+    background: Unsupported = None
+    prompt: Unsupported = None
+
+    def turns(self) -> Conversation:
+        """Its turns in the contract's form. Their origins are positions in `input`."""
+        turns = Conversation()
+        if self.instructions:
+            turns.add(0, generation_pb2.Message(role=generation_pb2.ROLE_SYSTEM, content=self.instructions))
+        for index, item in enumerate(self.input):
+            match item:
+                case MessageItem():
+                    turns.add(index, generation_pb2.Message(role=_ROLES[item.role], content=item.content))
+                case CallItem():
+                    turns.add_call(
+                        index,
+                        generation_pb2.ToolCall(
+                            id=item.call_id, name=item.name, arguments_json=item.arguments
+                        ),
+                    )
+                case ResultItem():
+                    turns.add(
+                        index,
+                        generation_pb2.Message(
+                            role=generation_pb2.ROLE_TOOL, content=item.output, tool_call_id=item.call_id
+                        ),
+                    )
+        return turns
+
+    def message(
+        self, messages: Sequence[generation_pb2.Message], deadline_ms: float | None
+    ) -> reasoning_pb2.GenerateRequest:
+        """In the contract's form, with these turns. deadline_ms: from the request's header."""
+        request = reasoning_pb2.GenerateRequest(
+            messages=messages,
+            sampling=self.sampling(),
+            wishes=self.wishes(self.reasoning.effort, self.max_output_tokens, deadline_ms),
+            labels=self.curfew.labels,
+            tools=[tool(each.name, each.description, each.parameters) for each in self.tools or ()],
+        )
+        if self.tools:
+            named = self.tool_choice.name if isinstance(self.tool_choice, Choice) else None
+            word = None if isinstance(self.tool_choice, Choice) else self.tool_choice
+            request.tool_choice.CopyFrom(tool_choice(word, named, self.parallel_tool_calls))
+        if isinstance(self.text.format, ObjectFormat):
+            request.answer_format.CopyFrom(answer_format({"type": "object"}))
+        elif isinstance(self.text.format, SchemaFormat):
+            request.answer_format.CopyFrom(answer_format(self.text.format.json_schema))
+        return request
+
+
+RENAMED = (
+    ("messages", "input"),
+    ("wishes.max_output_tokens", "max_output_tokens"),
+    ("wishes.max_answer_tokens", "curfew.max_answer_tokens"),
+    ("wishes.max_reasoning_tokens", "thinking.budget_tokens"),
+    ("wishes.deadline", "curfew.deadline_ms"),
+    ("wishes.effort", "reasoning.effort"),
+    ("labels", "curfew.labels"),
+    ("answer_format.json_schema", "text.format.schema"),
+    ("sampling.", ""),
+)
+"""What fields of the contract are called here."""
