@@ -31,7 +31,7 @@ _KINDS = {
     grpc.StatusCode.NOT_FOUND: _Kind(404, "invalid_request_error"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: _Kind(429, "rate_limit_error"),
     # Neither wrong nor better later: clients try again after 409 and 5xx, and must not here.
-    grpc.StatusCode.FAILED_PRECONDITION: _Kind(422, "promise_error"),
+    grpc.StatusCode.FAILED_PRECONDITION: _Kind(422, "unprocessable_error"),
     grpc.StatusCode.UNIMPLEMENTED: _Kind(501, "server_error"),
     grpc.StatusCode.UNAVAILABLE: _Kind(503, "server_error"),
     grpc.StatusCode.DEADLINE_EXCEEDED: _Kind(504, "timeout_error"),

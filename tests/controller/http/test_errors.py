@@ -167,7 +167,7 @@ async def test_a_promise_that_cannot_be_kept_is_422_and_is_not_to_be_tried_again
         told = error(response)
         assert (response.status_code, told["type"], told["code"]) == (
             422,
-            "promise_error",
+            "unprocessable_error",
             "promise_cannot_be_kept",
         )
         assert told["curfew"]["deadline"] == "0.002000s"
