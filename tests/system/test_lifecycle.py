@@ -201,7 +201,8 @@ async def test_what_cannot_start_says_why_in_a_line_and_exits_with_2(
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("worker",), ("controller",), ("ask",), ("chat",), ("plan",), ("bench",), ("serve",)]
+    "command",
+    [(), ("worker",), ("controller",), ("ask",), ("chat",), ("plan",), ("bench",), ("serve",), ("health",)],
 )
 async def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     status, out, _ = await curfew(*command, "--help")
