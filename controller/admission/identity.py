@@ -11,6 +11,7 @@ import grpc
 from controller.admission.tokens import TokenError, TokenExpiredError, Tokens, looks_like_token
 from controller.policy import Policy, TenantPolicy
 from curfew.rpc.errors import RpcError, reason
+from curfew.telemetry.tracing import Headers
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +21,13 @@ class Caller:
     """Who calls, through whatever door.
 
     authorization: the values of the metadata or header of this name, of which there should be one.
-    time_remaining_s: what is left now of the call's own deadline; None when it has none.
+    time_remaining_s: what is left now of the call's own deadline; None when it has none. trace: the headers
+    of the trace that it is a part of, if it is of any.
     """
 
     authorization: tuple[str, ...]
     time_remaining_s: Callable[[], float | None]
+    trace: Headers = ()
 
 
 async def identify(policy: Policy, credential: str, tokens: Tokens | None = None) -> TenantPolicy:

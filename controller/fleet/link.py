@@ -14,6 +14,7 @@ from controller.fleet.members import Member
 from controller.fleet.silence import Silence
 from controller.fleet.worker import Worker
 from curfew.rpc.tls import Dialler
+from curfew.telemetry.tracing import Headers
 from curfew.v1 import worker_pb2, worker_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,13 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._channel.close()
 
-    def generate(self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None) -> Stream:
-        """Sends a request. The caller of this must close the stream when it stops reading."""
-        stream = Stream(self._generate(request, timeout=timeout_s), self._streams.discard)
+    def generate(
+        self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None, trace: Headers = ()
+    ) -> Stream:
+        """Sends a request, as a part of a trace. The caller of this must close the stream when it stops
+        reading.
+        """
+        stream = Stream(self._generate(request, timeout=timeout_s, metadata=trace), self._streams.discard)
         self._streams.add(stream)
         return stream
 

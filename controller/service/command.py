@@ -25,7 +25,7 @@ from controller.state.store import StoreError
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.server import on_signals
 from curfew.telemetry.controller_metrics import MOST_TENANTS
-from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint, tracing_to
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,12 @@ async def _serve_until_told(
         store = open_store(options.state, Timings().call_s) if options.state else None
     except ValueError as error:
         return _cannot_start(f"--state: {error}")
+    try:
+        tracing = await at_end.enter_async_context(
+            tracing_to(options.otlp, "curfew-controller", options.trace_ratio, time.monotonic)
+        )
+    except TelemetryError as error:
+        return _cannot_start(str(error))
     controller = Controller(
         policy,
         Sources(options.worker, options.workers_dns),
@@ -94,6 +100,7 @@ async def _serve_until_told(
         store=store,
         store_optional=options.state_optional,
         measured=options.metrics is not None,
+        tracing=tracing,
         most_tenants=options.metrics_tenants,
         security=security,
     )

@@ -20,6 +20,7 @@ from controller.service.passed import Passed
 from controller.service.reception import Reception
 from controller.service.upstream import caller_error, lost
 from curfew.rpc.errors import RpcError
+from curfew.telemetry.tracing import Headers
 from curfew.v1 import generation_pb2, reasoning_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ class Generation:
         roster: Roster,
         outcomes: Outcomes,
         clock: Callable[[], float],
+        trace: Headers = (),
     ) -> None:
+        """trace: with which a worker is told what trace the request is a part of."""
         self._request_id = request_id
         self._flight = flight
         self._fleet = fleet
@@ -72,6 +75,7 @@ class Generation:
         self._roster = roster
         self._outcomes = outcomes
         self._clock = clock
+        self._trace = trace
         self._delivered_tokens = 0
         self.reasoning_tokens = 0
         """That have come so far."""
@@ -152,7 +156,7 @@ class Generation:
         link = self._fleet.link(worker)
         self._attempts.append(reasoning_pb2.Attempt(worker=worker.address))
         error: Exception | None = None
-        stream = link.generate(request, timeout_s)
+        stream = link.generate(request, timeout_s, self._trace)
         try:
             async for response in stream.call:
                 if response.HasField("load"):

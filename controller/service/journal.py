@@ -18,6 +18,7 @@ from controller.service.recording import Recorder, Row
 from controller.service.shadow import ShadowPolicy
 from controller.simulation.trace import Arrival, Outcome, ReasoningEnd
 from curfew.rpc.errors import RpcError
+from curfew.telemetry.tracing import Headers, NoTracing, Trace, Tracing
 from curfew.v1 import generation_pb2
 
 _REASONING_END = {
@@ -46,9 +47,11 @@ class Journal:
         recorder: Recorder | None = None,
         recorded_labels: Set[str] = frozenset(),
         observers: Sequence[Callable[[Entry, float], None]] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         """recorded_labels: names of the labels that are recorded, with their values: a label may tell more
-        than numbers do. observers: told of each request once it is over, and when that was.
+        than numbers do. observers: told of each request once it is over, and when that was. tracing: None
+        traces nothing.
         """
         self.activities = Activities(clock())
         self.shadow = shadow
@@ -56,11 +59,19 @@ class Journal:
         self._clock = clock
         self._recorded_labels = recorded_labels
         self._observers = observers
+        self._tracing = tracing or NoTracing()
 
     @contextmanager
-    def entry(self, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float) -> Iterator[Entry]:
-        """Notes one request from its receipt to its end, however that comes."""
-        entry = Entry(self, policy, labels, receipt_s)
+    def entry(
+        self,
+        request_id: str,
+        policy: TenantPolicy,
+        labels: Mapping[str, str],
+        receipt_s: float,
+        trace: Headers = (),
+    ) -> Iterator[Entry]:
+        """Notes one request from its receipt to its end, however that comes. trace: that it is a part of."""
+        entry = Entry(self, request_id, policy, labels, receipt_s, self._tracing.begin(trace, receipt_s))
         activity = self.activities[policy.name]
         activity.arrive(receipt_s)
         try:
@@ -82,9 +93,13 @@ class Journal:
             for observe in self._observers:
                 observe(entry, now_s)
 
+    def now_s(self) -> float:
+        """By the controller's clock."""
+        return self._clock()
+
     def decided(self, entry: Entry, ask: Ask, verdict: Flight | Refusal) -> None:
         """The desk has decided a request."""
-        now_s = self._clock()
+        now_s = entry.decided_s = self._clock()
         decision = verdict if isinstance(verdict, Refusal) else verdict.decision
         self.activities[entry.policy.name].decide(decision, now_s - entry.receipt_s)
         if self.shadow is not None:
@@ -128,8 +143,15 @@ class Entry:
     """One request."""
 
     def __init__(
-        self, journal: Journal, policy: TenantPolicy, labels: Mapping[str, str], receipt_s: float
+        self,
+        journal: Journal,
+        request_id: str,
+        policy: TenantPolicy,
+        labels: Mapping[str, str],
+        receipt_s: float,
+        trace: Trace,
     ) -> None:
+        self.request_id = request_id
         self.policy = policy
         self.labels = labels
         self.receipt_s = receipt_s
@@ -139,8 +161,13 @@ class Entry:
         self.refusal: Refusal | None = None
         """Why it was not, if the desk refused it."""
         self.run: Generation | None = None
-        self.trace_id = ""
-        """In hexadecimal digits; empty unless it is traced."""
+        self.trace = trace
+        self.admitted_s: float | None = None
+        """When it was known that its tenant may have it."""
+        self.planned_s: float | None = None
+        """When the desk had looked at it for the first time."""
+        self.decided_s: float | None = None
+        """When it was given a place or was refused."""
         self._journal = journal
         self._unanswered = Outcome.LEFT
 
@@ -149,6 +176,14 @@ class Entry:
         """What came of it, as far as is known."""
         answered = self.run is not None and self.run.settlement is not None
         return Outcome.ANSWERED if answered else self._unanswered
+
+    def admitted(self) -> None:
+        """Its tenant may have it."""
+        self.admitted_s = self._journal.now_s()
+
+    def planned(self) -> None:
+        """The desk has looked at it."""
+        self.planned_s = self._journal.now_s()
 
     def failed(self, full: bool) -> None:
         """It was not answered. full: for want of room."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from controller.admission.identity import Caller
 from controller.service.requests import Requests
 from curfew.rpc.calls import Context
+from curfew.telemetry.tracing import trace_headers
 from curfew.v1 import reasoning_pb2, reasoning_pb2_grpc
 
 GenerateContext = Context[reasoning_pb2.GenerateRequest, reasoning_pb2.GenerateResponse]
@@ -43,4 +44,4 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
 def _caller(context: GenerateContext | PlanContext | ReportContext) -> Caller:
     metadata = context.invocation_metadata() or ()
     authorization = tuple(str(value) for name, value in metadata if name == "authorization")
-    return Caller(authorization, context.time_remaining)
+    return Caller(authorization, context.time_remaining, trace_headers(metadata))

@@ -32,8 +32,11 @@ class Reception:
         self._deciding: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def place(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Flight:
-        """Waits until a request that has just been received has a place. The flight must be ended.
+    async def place(
+        self, ask: Ask, policy: TenantPolicy, now_s: float, looked: Callable[[], None] = lambda: None
+    ) -> Flight:
+        """Waits until a request that has just been received has a place. The flight must be ended. looked:
+        called once the desk has looked at it for the first time, and it may have to wait.
 
         Raises RefusedError, and NoWorkerError.
         """
@@ -43,6 +46,7 @@ class Reception:
         future: asyncio.Future[Flight | Refusal] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         self._decide(now_s)
+        looked()
         try:
             verdict = await future
         except asyncio.CancelledError:

@@ -78,17 +78,25 @@ class Requests:
         policy = await self._admit(request, caller)
         with (
             _reported(request_id, policy.name),
-            self._journal.entry(policy, request.labels, receipt_s) as entry,
+            self._journal.entry(request_id, policy, request.labels, receipt_s, caller.trace) as entry,
             contextlib.ExitStack() as at_end,
         ):
             ask = entry.ask = self._ask(request, policy, caller)
             permit = await self._permit(policy, ask)
             at_end.callback(lambda: permit.end(0 if entry.run is None else entry.run.used_tokens))
-            flight = await self._reception.place(ask, policy, receipt_s)
+            entry.admitted()
+            flight = await self._reception.place(ask, policy, receipt_s, entry.planned)
             entry.decided(flight)
             outbox = Outbox()
             generation = Generation(
-                request_id, flight, self._fleet, self._reception, self._roster, self._outcomes, self._clock
+                request_id,
+                flight,
+                self._fleet,
+                self._reception,
+                self._roster,
+                self._outcomes,
+                self._clock,
+                entry.trace.headers,
             )
             entry.run = generation
             relay = asyncio.create_task(

@@ -56,10 +56,10 @@ class RequestMetrics:
         if flight is not None:
             self._adjustments.add(flight.adjustments, tenant)
         if flight is not None and run is not None and run.settlement is not None:
-            self._answered(tenant, entry.trace_id, flight, run, run.settlement)
+            self._answered(tenant, entry.trace.trace_id, flight, run, run.settlement)
         elif outcome != "left":
             labels = (tenant, OPERATION, PROVIDER, model_of(flight), outcome)
-            self._duration.observe(labels, now_s - entry.receipt_s, entry.trace_id)
+            self._duration.observe(labels, now_s - entry.receipt_s, entry.trace.trace_id)
 
     def expect(self, tenant: str) -> None:
         """Has a tenant's counts begin at 0, so that the first request is seen as a rise."""

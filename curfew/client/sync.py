@@ -16,6 +16,7 @@ from curfew.client.attempts import RETRY, Addresses, Attempt, Attempts, Retry
 from curfew.client.connection import Connection
 from curfew.client.errors import Cancelled, Code, of_call
 from curfew.client.exchange import Exchange, ends_reasoning, within
+from curfew.client.tracing import current_trace
 from curfew.client.values import Delta, Event, Message, Options, Phase, Plan, Reply
 from curfew.rpc.tls import Tls
 from curfew.v1 import reasoning_pb2
@@ -161,12 +162,13 @@ class Client:
 
     def generate(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Stream:
         """Asks, and streams what comes. question: a text, or a conversation whose last turn is the user's."""
+        metadata = (*self._metadata, *current_trace())
 
         def begin(
             attempt: Attempt, message: reasoning_pb2.GenerateRequest
         ) -> grpc._CallIterator[reasoning_pb2.GenerateResponse]:
             stub = self._stubs[attempt.address]
-            return stub.Generate(message, timeout=attempt.timeout_s, metadata=self._metadata)
+            return stub.Generate(message, timeout=attempt.timeout_s, metadata=metadata)
 
         return Stream(Exchange(wire.request(question, options), self._attempts(options)), begin)
 

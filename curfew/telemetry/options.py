@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from curfew.rpc.addresses import host_and_port
 from curfew.telemetry.metric import Read
+from curfew.telemetry.tracing import Tracing
 
 EXTRA = "pip install 'curfew[telemetry]'"
 
@@ -20,8 +22,24 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> argparse._Argument
     group = parser.add_argument_group("telemetry", f"metrics and traces need {EXTRA}")
     group.add_argument(
         "--metrics",
+        type=host_and_port,
         metavar="HOST:PORT",
         help="serve metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free one (nowhere)",
+    )
+    group.add_argument(
+        "--otlp",
+        nargs="?",
+        const="",
+        metavar="TARGET",
+        help="send traces there over OTLP and gRPC: HOST:PORT in clear text, or a URL; without a value, "
+        "where OTEL_EXPORTER_OTLP_ENDPOINT says (nowhere)",
+    )
+    group.add_argument(
+        "--trace-ratio",
+        type=_ratio,
+        metavar="RATIO",
+        help="of the traces that begin here, how many are sent, from 0 to 1 (as OTEL_TRACES_SAMPLER says, "
+        "or all)",
     )
     return group
 
@@ -39,12 +57,35 @@ async def metrics_endpoint(address: str | None, read: Read) -> AsyncIterator[str
         from curfew.telemetry.prometheus import serve_metrics
     except ModuleNotFoundError as error:
         raise TelemetryError(f"--metrics needs {error.name}: {EXTRA}") from None
-    port = address.rpartition(":")[2]
-    if not port.isdecimal() or int(port) > 65535 or len(port) == len(address):
-        raise TelemetryError(f"--metrics: {address!r} is not HOST:PORT")
     async with AsyncExitStack() as stack:
         try:
             bound = await stack.enter_async_context(serve_metrics(address, read))
         except OSError as error:
             raise TelemetryError(f"--metrics: cannot listen on {address}: {error.strerror}") from None
         yield bound
+
+
+@asynccontextmanager
+async def tracing_to(
+    target: str | None, service: str, ratio: float | None, clock: Callable[[], float]
+) -> AsyncIterator[Tracing | None]:
+    """Traces that are sent to a target, if there is one, until the end; see `otlp`. Raises TelemetryError."""
+    if target is None:
+        yield None
+        return
+    try:
+        from curfew.telemetry.otlp import exporter_to, traces_to
+    except ModuleNotFoundError as error:
+        raise TelemetryError(f"--otlp needs {error.name}: {EXTRA}") from None
+    async with traces_to(exporter_to(target), service, ratio, clock) as tracing:
+        yield tracing
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return ratio

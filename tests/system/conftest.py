@@ -143,15 +143,15 @@ tenants:
     return path
 
 
-async def start_worker(listen: str = LOOPBACK) -> Service:
+async def start_worker(listen: str = LOOPBACK, *options: str) -> Service:
     """A worker with the demo model."""
-    return await start_service("worker", ["--model", str(MODEL), "--listen", listen])
+    return await start_service("worker", ["--model", str(MODEL), "--listen", listen, *options])
 
 
-async def start_controller(policy: Path, worker: str) -> Service:
+async def start_controller(policy: Path, worker: str, *options: str) -> Service:
     """A controller of one worker."""
     arguments = ["--policy", str(policy), "--worker", worker, "--listen", LOOPBACK, "--admin", LOOPBACK]
-    return await start_service("controller", arguments)
+    return await start_service("controller", [*arguments, *options])
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ import torch
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
-from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint, tracing_to
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -241,7 +241,14 @@ async def _serve_until_told(
     stop = asyncio.Event()
     thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
     totals = Totals()
-    watches = [] if options.metrics is None else [Watch(totals)]
+    try:
+        tracing = await at_end.enter_async_context(
+            tracing_to(options.otlp, "curfew-worker", options.trace_ratio, time.monotonic)
+        )
+    except TelemetryError as error:
+        return _cannot_start(error)
+    watched = options.metrics is not None or tracing is not None
+    watches = [Watch(totals, tracing, time.monotonic)] if watched else []
     server = Server(
         max_message_bytes=_MAX_MESSAGE_BYTES,
         interceptors=watches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import cast
@@ -10,7 +11,9 @@ import grpc
 
 from curfew.rpc.calls import Context, Request, Response, Streaming
 from curfew.rpc.errors import RpcError
+from curfew.telemetry.tracing import NoTracing, Trace, Tracing, trace_headers
 from curfew.v1 import worker_pb2
+from worker.telemetry.spans import RequestSpans
 from worker.telemetry.totals import Totals
 
 GENERATE = "/curfew.v1.WorkerService/Generate"
@@ -23,12 +26,15 @@ _FAILURES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 
 
 class Watch(grpc.aio.ServerInterceptor):
-    """Counts what its streams bring. Only a worker that is asked for telemetry has one, so that others do
-    nothing for it.
+    """Counts what its streams bring, and traces it. Only a worker that is asked for telemetry has one, so
+    that others do nothing for it.
     """
 
-    def __init__(self, totals: Totals) -> None:
-        self._totals = totals
+    def __init__(
+        self, totals: Totals, tracing: Tracing | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """tracing: None traces nothing. clock: in seconds."""
+        self._totals, self._tracing, self._clock = totals, tracing or NoTracing(), clock
 
     async def intercept_service(
         self,
@@ -46,7 +52,9 @@ class Watch(grpc.aio.ServerInterceptor):
         def watched(
             request: GenerateRequest, context: Context[GenerateRequest, GenerateResponse]
         ) -> Responses:
-            return self._watched(generate(request, context))
+            headers = trace_headers(context.invocation_metadata() or ())
+            trace = self._tracing.begin(headers, self._clock())
+            return self._watched(request, generate(request, context), trace)
 
         return grpc.unary_stream_rpc_method_handler(
             watched,
@@ -54,14 +62,16 @@ class Watch(grpc.aio.ServerInterceptor):
             handler.response_serializer,
         )
 
-    async def _watched(self, responses: Responses) -> Responses:
-        outcome = "cancelled"
+    async def _watched(self, request: GenerateRequest, responses: Responses, trace: Trace) -> Responses:
+        outcome, spans = "cancelled", RequestSpans(request.request_id, trace, self._clock)
         try:
             async with aclosing(responses):
                 async for response in responses:
                     if response.HasField("completion"):
-                        self._totals.completed(response.completion, trace_id="")
+                        self._totals.completed(response.completion, trace.trace_id)
                         outcome = "completed"
+                    if trace.recorded:
+                        spans.take(response)
                     yield response
         except RpcError as error:
             outcome = "failed" if error.code in _FAILURES else "refused"
@@ -71,3 +81,4 @@ class Watch(grpc.aio.ServerInterceptor):
             raise
         finally:
             self._totals.ended(outcome)
+            spans.end(outcome)

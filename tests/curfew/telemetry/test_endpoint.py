@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import urllib.error
@@ -13,7 +14,7 @@ import pytest
 
 from curfew.telemetry import prometheus
 from curfew.telemetry.metric import Histogram, Kind, Metric, Reading
-from curfew.telemetry.options import TelemetryError, metrics_endpoint
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint
 
 REQUESTS = Metric("curfew_requests_total", Kind.COUNTER, "Requests.", ("tenant",))
 SLOTS = Metric("curfew_pool_slots", Kind.GAUGE, "Slots.")
@@ -95,11 +96,13 @@ async def test_an_address_in_use_is_said() -> None:
                 pass
 
 
-@pytest.mark.parametrize("address", ["here", "127.0.0.1", "127.0.0.1:port", ":70000"])
-async def test_a_wrong_address_is_said(address: str) -> None:
-    with pytest.raises(TelemetryError, match=f"'{address}' is not HOST:PORT"):
-        async with metrics_endpoint(address, read):
-            pass
+@pytest.mark.parametrize("wrong", [["--metrics", "here"], ["--metrics", ":70000"], ["--trace-ratio", "2"]])
+def test_a_wrong_value_is_said(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_telemetry_options(parser)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(wrong)
+    assert f"{wrong[0]}: {wrong[1]!r} is not" in capsys.readouterr().err
 
 
 async def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
