@@ -185,6 +185,8 @@ def _why(error: str) -> str:
     """What the library says of a grammar, in words that its author can do something with."""
     if error.startswith("NoExtension"):
         return "nothing keeps it"
+    if drawn := re.search(r"regex parse error:.*^\s*error: (.*?)$", error, re.DOTALL | re.MULTILINE):
+        return f"a pattern is no regular expression that can be kept: {drawn[1]}"
     return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", _first_line(error))
 
 

@@ -25,7 +25,7 @@ class ToolTag(Enum):
 
 
 _BEGINS_TAG = re.compile("<(?=/?(?:AVAILABLE_TOOLS|TOOLCALL|TOOL_RESPONSE|think)>)")
-_PLAIN_OBJECT: dict[str, object] = {"type": "object", "properties": {}}
+_NO_ARGUMENTS: dict[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
 # The doubled braces are the published template's, and so what the model has seen.
 _INSTRUCTIONS = """\
 If you decide to call any tool(s), use the following format:
@@ -50,7 +50,7 @@ class Tool:
     @property
     def schema(self) -> dict[str, object]:
         """JSON Schema of its arguments."""
-        return _PLAIN_OBJECT if self.parameters is None else self.parameters
+        return _NO_ARGUMENTS if self.parameters is None else self.parameters
 
 
 @dataclass(frozen=True, slots=True)

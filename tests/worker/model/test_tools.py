@@ -24,7 +24,7 @@ SHOWN = (
     "You can use the following tools to assist the user if required:\n"
     '<AVAILABLE_TOOLS>[{"name": "add", "description": "Adds numbers.", "parameters": {"type": "object", '
     '"properties": {"numbers": {"type": "array"}}}}, {"name": "now", "description": "", "parameters": '
-    '{"type": "object", "properties": {}}}]</AVAILABLE_TOOLS>\n\n'
+    '{"type": "object", "properties": {}, "additionalProperties": false}}]</AVAILABLE_TOOLS>\n\n'
     "If you decide to call any tool(s), use the following format:\n"
     '<TOOLCALL>[{{"name": "tool_name1", "arguments": "tool_args1"}}, '
     '{{"name": "tool_name2", "arguments": "tool_args2"}}]</TOOLCALL>\n\n'
