@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,13 +18,12 @@ import torch
 
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
-from tests.worker.service.serving import Answer, GenerateRequest, ask, refusal, serving
+from tests.worker.service.serving import Answer, GenerateRequest, Worker, ask, refusal, serving
 from worker.engine.build import Model, load_model
 from worker.engine.grammar import Grammars
 from worker.service.command import _grammars
 
 MODEL = Path(__file__).parents[3] / "demo" / "model"
-ROOM = {"max_sequence_tokens": 3000, "pages": 2400}
 REQUIRED, AUTO, NONE = pb.ToolChoice.KIND_REQUIRED, pb.ToolChoice.KIND_AUTO, pb.ToolChoice.KIND_NONE
 STOP, LENGTH, TOOL_CALLS = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH, pb.FINISH_REASON_TOOL_CALLS
 
@@ -65,6 +65,7 @@ NUMBERS: dict[str, object] = {
     "additionalProperties": False,
 }
 NOTHING: dict[str, object] = {"type": "object", "additionalProperties": False}
+NEGATIVE = '{"minProperties": -1}'
 Change = Callable[[GenerateRequest], object]
 
 
@@ -76,6 +77,14 @@ def demo() -> Model:
 @cache
 def grammars() -> Grammars:
     return Grammars(demo().chat, demo().config.vocab_size)
+
+
+@asynccontextmanager
+async def demo_worker(slots: int = 8) -> AsyncIterator[Worker]:
+    async with serving(
+        demo(), grammars=grammars(), slots=slots, max_sequence_tokens=3000, pages=2400
+    ) as worker:
+        yield worker
 
 
 def form(schema: dict[str, object]) -> Change:
@@ -137,7 +146,7 @@ def resumed(request: GenerateRequest, tokens: Sequence[tuple[int, int]]) -> Gene
 
 
 async def test_an_answer_keeps_its_schema_with_and_without_reasoning_and_the_budget_stays_exact() -> None:
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         for name, schema in SCHEMAS.items():
             for reasoning in (0, 6, 60):
                 for temperature in (0.0, 1.5):
@@ -156,7 +165,7 @@ async def test_an_answer_keeps_its_schema_with_and_without_reasoning_and_the_bud
 async def test_answers_of_different_forms_share_a_batch_and_are_what_they_are_alone() -> None:
     requests = [asked(form(schema), reasoning=9, temperature=1.0) for schema in SCHEMAS.values()]
     requests += [asked(tools(REQUIRED), temperature=1.0), asked(temperature=1.0), asked(tools(), reasoning=9)]
-    async with serving(demo(), grammars=grammars(), slots=len(requests), **ROOM) as worker:
+    async with demo_worker(slots=len(requests)) as worker:
         alone = [(await worker.ask(request)).tokens for request in requests]
         together = await asyncio.gather(*map(worker.ask, requests))
     assert [answer.tokens for answer in together] == alone
@@ -167,7 +176,7 @@ async def test_answers_of_different_forms_share_a_batch_and_are_what_they_are_al
 )
 async def test_an_answer_that_goes_on_elsewhere_goes_on_identically(change: Change, reasoning: int) -> None:
     request = asked(change, reasoning=reasoning, temperature=1.0)
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         whole = await worker.ask(request)
         # What is forced comes as a whole.
         phases = [phase for phase, _ in whole.tokens]
@@ -184,14 +193,14 @@ async def test_an_answer_that_goes_on_elsewhere_goes_on_identically(change: Chan
 
 async def test_tokens_that_leave_the_form_are_not_gone_on_from() -> None:
     wrong = resumed(asked(form(PERSON)), [(pb.PHASE_ANSWER, demo().chat.encode_plain("4")[0])])
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         refused = await refusal(worker.stub.Generate(wrong))
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "the answer's form is left" in refused.violations["resume"]
 
 
 async def test_a_call_that_is_required_comes_and_is_one_of_a_tool() -> None:
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         for reasoning in (0, 9):
             answer = await worker.ask(asked(tools(REQUIRED, single=True), reasoning=reasoning))
             (call,) = calls(answer)
@@ -207,7 +216,8 @@ async def test_a_call_that_is_required_comes_and_is_one_of_a_tool() -> None:
         several = await worker.ask(asked(tools(REQUIRED, "add"), answer=300, temperature=1.0))
         cut = [call.index for call in several.completion.malformed_tool_calls]
         for index, call in enumerate(calls(several)):
-            assert index in cut or check_call(call) is None
+            if index not in cut:
+                check_call(call)
 
 
 async def test_a_call_that_the_model_begins_is_held_to_its_tool() -> None:
@@ -215,7 +225,7 @@ async def test_a_call_that_the_model_begins_is_held_to_its_tool() -> None:
         tokens = [(int(pb.PHASE_ANSWER), token) for token in demo().chat.encode_plain(text)]
         return resumed(asked(tools(single=True)), tokens)
 
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         answer = await worker.ask(begun('I add. <TOOLCALL>[{"name": "a'))
         (call,) = calls(answer)
         check_call(call)
@@ -230,7 +240,7 @@ async def test_a_call_that_the_model_begins_is_held_to_its_tool() -> None:
 async def test_an_answer_may_be_json_or_call_tools() -> None:
     open_call = [(int(pb.PHASE_ANSWER), token) for token in demo().chat.encode_plain("<")]
     both = asked(tools(single=True), form(PERSON))
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         free = await worker.ask(both)
         calling = await worker.ask(resumed(both, open_call))
     jsonschema.validate(json.loads(free.text(pb.PHASE_ANSWER)), PERSON)
@@ -239,14 +249,14 @@ async def test_an_answer_may_be_json_or_call_tools() -> None:
 
 
 async def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         hidden, plain = await worker.ask(asked(tools(NONE))), await worker.ask(asked())
     assert hidden.tokens == plain.tokens
     assert hidden.completion.usage.prompt_tokens == plain.completion.usage.prompt_tokens
 
 
 async def test_an_answer_without_room_for_its_form_is_cut_and_says_so() -> None:
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         for room in range(1, 12):
             answer = await worker.ask(asked(form(PERSON), answer=room, temperature=1.0))
             assert answer.completion.finish_reason == LENGTH
@@ -263,7 +273,7 @@ async def test_no_ban_of_empty_answers_comes_to_a_dead_end_with_a_form() -> None
     """With few tokens left, an answer must show something: here that meets forms that begin with `<` or may
     be any text.
     """
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         for room in range(1, 8):
             for change in (tools(), tools(REQUIRED), form({"const": "<"}), form({"type": "string"})):
                 answer = await worker.ask(asked(change, answer=room, temperature=2.0))
@@ -273,7 +283,7 @@ async def test_no_ban_of_empty_answers_comes_to_a_dead_end_with_a_form() -> None
 
 async def test_a_stop_string_does_not_act_within_a_call() -> None:
     request = asked(tools(REQUIRED, "add", single=True), lambda r: r.sampling.stop.extend(["numbers", "["]))
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         answer = await worker.ask(request)
     (call,) = calls(answer)
     check_call(call)
@@ -288,7 +298,7 @@ async def test_every_sample_and_every_probe_has_the_form() -> None:
         first_reasoning_tokens=5, every_reasoning_tokens=5, stable_answers=2, answer_tokens=8
     )
     probed.probe.CopyFrom(rule)
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         answer = await worker.ask(several)
         for sample in range(3):
             texts = [r.delta.text for r in answer.responses if r.HasField("delta") and r.sample == sample]
@@ -319,7 +329,7 @@ async def test_every_sample_and_every_probe_has_the_form() -> None:
             "too large",
         ),
         (
-            lambda r: [tools()(r), setattr(r.tools[1], "parameters_json_schema", '{"minProperties": -1}')],
+            lambda r: r.tools.extend([pb.Tool(name="a"), pb.Tool(name="b", parameters_json_schema=NEGATIVE)]),
             "tools[1].parameters_json_schema",
             "minProperties",
         ),
@@ -328,7 +338,7 @@ async def test_every_sample_and_every_probe_has_the_form() -> None:
 async def test_a_schema_that_cannot_be_kept_is_refused_with_what_is_wrong(
     change: Change, field: str, why: str
 ) -> None:
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         refused = await refusal(worker.stub.Generate(asked(change)))
         assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
         assert list(refused.violations) == [field]
@@ -347,7 +357,7 @@ async def test_results_stand_in_the_order_of_their_calls() -> None:
             request.messages.add(role=pb.ROLE_TOOL, tool_call_id=call_id, content=f'{{"{call_id}": 1}}')
         return request
 
-    async with serving(demo(), grammars=grammars(), **ROOM) as worker:
+    async with demo_worker() as worker:
         one, other = await worker.ask(conversation("a", "b")), await worker.ask(conversation("b", "a"))
     assert one.tokens == other.tokens
 
