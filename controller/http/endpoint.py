@@ -23,6 +23,7 @@ from controller.http.fields import MAX_DEADLINE_MS, Asked
 from controller.service.requests import Requests
 from curfew.rpc.drain import Drain, shutting_down
 from curfew.rpc.errors import RpcError, invalid, reason
+from curfew.telemetry.tracing import trace_headers
 from curfew.v1 import reasoning_pb2
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ async def respond(failure: ApiError, scope: Scope, receive: Receive, send: Send)
 
 def caller_of(request: Request) -> Caller:
     """Who calls. An HTTP request has no deadline of its own."""
-    return Caller(tuple(request.headers.getlist("authorization")), lambda: None)
+    authorization = tuple(request.headers.getlist("authorization"))
+    return Caller(authorization, lambda: None, trace_headers(request.headers.items()))
 
 
 def _deadline_ms(request: Request) -> float | None:

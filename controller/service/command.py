@@ -25,6 +25,7 @@ from controller.state.store import StoreError
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.server import on_signals
 from curfew.telemetry.controller_metrics import MOST_TENANTS
+from curfew.telemetry.logs import LogFormat, configure_logging
 from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint, tracing_to
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     start.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure_logging(options.log_level, LogFormat(options.log_format))
     # It tells of every change in the policy's directory, be it to another file.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
@@ -100,6 +97,7 @@ async def _serve_until_told(
         store=store,
         store_optional=options.state_optional,
         measured=options.metrics is not None,
+        logged=options.log_requests,
         tracing=tracing,
         most_tenants=options.metrics_tenants,
         security=security,
@@ -231,7 +229,13 @@ def _parser() -> argparse.ArgumentParser:
         "--state-optional", action="store_true", help="start even when the store cannot be reached"
     )
     add_security_options(parser)
-    add_telemetry_options(parser).add_argument(
+    telemetry = add_telemetry_options(parser)
+    telemetry.add_argument(
+        "--log-requests",
+        action="store_true",
+        help="log a line for each request that is over: what it was granted and what came of it, no text",
+    )
+    telemetry.add_argument(
         "--metrics-tenants",
         type=int,
         default=MOST_TENANTS,

@@ -18,6 +18,7 @@ from controller.service.recording import Recorder, Row
 from controller.service.shadow import ShadowPolicy
 from controller.simulation.trace import Arrival, Outcome, ReasoningEnd
 from curfew.rpc.errors import RpcError
+from curfew.telemetry.logs import concerns
 from curfew.telemetry.tracing import Headers, NoTracing, Trace, Tracing
 from curfew.v1 import generation_pb2
 
@@ -72,6 +73,7 @@ class Journal:
     ) -> Iterator[Entry]:
         """Notes one request from its receipt to its end, however that comes. trace: that it is a part of."""
         entry = Entry(self, request_id, policy, labels, receipt_s, self._tracing.begin(trace, receipt_s))
+        concerns(request_id, tenant=policy.name, trace_id=entry.trace.trace_id)
         activity = self.activities[policy.name]
         activity.arrive(receipt_s)
         try:

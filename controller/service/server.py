@@ -33,7 +33,7 @@ from controller.state.shared import SharedState
 from controller.state.store import Level, Store
 from controller.telemetry.readings import ControllerReadings
 from controller.telemetry.requests import RequestMetrics
-from controller.telemetry.spans import trace_request
+from controller.telemetry.spans import log_request, trace_request
 from curfew.rpc.server import Server
 from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.tracing import Tracing
@@ -86,6 +86,7 @@ class Controller:
         store: Store | None = None,
         store_optional: bool = False,
         measured: bool = False,
+        logged: bool = False,
         tracing: Tracing | None = None,
         most_tenants: int = MOST_TENANTS,
         security: Security = OPEN,
@@ -93,8 +94,9 @@ class Controller:
         """sources: of workers. shadow: loads the policy that decides without acting. recorder: closed by
         `stop`. recorded_labels: names of the labels that are recorded. store: shared with other controllers;
         closed by `stop`. None keeps what would be shared in memory. store_optional: whether to start without
-        it. measured: whether requests are counted for `readings`. tracing: None traces nothing. most_tenants:
-        that have metrics of their own. security: who may connect to what, and how.
+        it. measured: whether requests are counted for `readings`. logged: whether each has a log line.
+        tracing: None traces nothing. most_tenants: that have metrics of their own. security: who may connect
+        to what, and how.
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
@@ -120,7 +122,8 @@ class Controller:
         self._recorder = recorder
         self._store_optional = store_optional
         counted = RequestMetrics()
-        observers = [*([counted.note] if measured else []), *([] if tracing is None else [trace_request])]
+        watching = ((measured, counted.note), (tracing is not None, trace_request), (logged, log_request))
+        observers = [observe for wanted, observe in watching if wanted]
         journal = Journal(clock, self.shadow, recorder, recorded_labels, observers, tracing)
         self.readings = ControllerReadings(
             policy, desk, roster, self._fleet, journal, self.shared, counted, clock, most_tenants

@@ -1,15 +1,20 @@
-"""The spans of a request in the controller: its own, and admission, plan and queue below it.
+"""The spans of a request in the controller: its own, and admission, plan and queue below it. Its log line.
 
 Names are those of OpenTelemetry's conventions for generative AI; what they lack is `curfew.…`.
 """
 
 from __future__ import annotations
 
+import logging
+
 from controller.desk import Flight, Settlement
 from controller.service.generation import Generation
 from controller.service.journal import Entry, reasoning_end
 from controller.telemetry.requests import OPERATION, OUTCOMES, PROVIDER, model_of, refused_by
+from curfew.telemetry.logs import FIELDS
 from curfew.telemetry.tracing import Attributes
+
+log = logging.getLogger(__name__)
 
 
 def trace_request(entry: Entry, now_s: float) -> None:
@@ -31,10 +36,18 @@ def trace_request(entry: Entry, now_s: float) -> None:
         if ended_s is None:  # where it ended, too
             break
         began_s = ended_s
-    trace.end(name, now_s, _attributes(entry, outcome), "" if outcome == "answered" else outcome)
+    trace.end(name, now_s, request_facts(entry), "" if outcome == "answered" else outcome)
 
 
-def _attributes(entry: Entry, outcome: str) -> Attributes:
+def log_request(entry: Entry, now_s: float) -> None:
+    """Logs that a request is over, and what came of it."""
+    facts = {**request_facts(entry), "curfew.latency_seconds": round(now_s - entry.receipt_s, 6)}
+    log.info("request %s", OUTCOMES[entry.outcome], extra={FIELDS: facts})
+
+
+def request_facts(entry: Entry) -> Attributes:
+    """What there is to say of a request that is over, without its content."""
+    outcome = OUTCOMES[entry.outcome]
     told: dict[str, str | bool | int | float] = {
         "gen_ai.operation.name": OPERATION,
         "gen_ai.provider.name": PROVIDER,

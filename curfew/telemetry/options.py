@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from curfew.rpc.addresses import host_and_port
+from curfew.telemetry.logs import LogFormat
 from curfew.telemetry.metric import Read
 from curfew.telemetry.tracing import Tracing
 
 EXTRA = "pip install 'curfew[telemetry]'"
 
 
-class TelemetryError(Exception):
+class TelemetryError(ValueError):
     """What a flag asks for cannot be had; the message is one line."""
 
 
@@ -40,6 +41,12 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> argparse._Argument
         metavar="RATIO",
         help="of the traces that begin here, how many are sent, from 0 to 1 (as OTEL_TRACES_SAMPLER says, "
         "or all)",
+    )
+    group.add_argument(
+        "--log-format",
+        choices=[form.value for form in LogFormat],
+        default=LogFormat.TEXT.value,
+        help="of log lines (%(default)s)",
     )
     return group
 

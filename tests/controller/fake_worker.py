@@ -75,6 +75,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.script = script or Script()
         self.address = f"127.0.0.1:{port}"
         self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
+        self.metadata: list[tuple[tuple[str, str | bytes], ...]] = []
+        """Of each of them."""
         self.adjusted: list[worker_pb2.AdjustBudgetRequest] = []
         self.loses_resumed = True
         """Whether it also fails requests that others have lost."""
@@ -111,6 +113,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncGenerator[Response, None]:
         received_s = time.monotonic()
         self.requests.append(request)
+        self.metadata.append(tuple(context.invocation_metadata() or ()))
         if self.script.refuse_with is not None:
             raise self.script.refuse_with
         self.idle.clear()

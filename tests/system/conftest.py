@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import grpc
 import pytest
@@ -148,10 +148,10 @@ async def start_worker(listen: str = LOOPBACK, *options: str) -> Service:
     return await start_service("worker", ["--model", str(MODEL), "--listen", listen, *options])
 
 
-async def start_controller(policy: Path, worker: str, *options: str) -> Service:
+async def start_controller(policy: Path, worker: str, *options: str, log: IO[bytes] | None = None) -> Service:
     """A controller of one worker."""
     arguments = ["--policy", str(policy), "--worker", worker, "--listen", LOOPBACK, "--admin", LOOPBACK]
-    return await start_service("controller", [*arguments, *options])
+    return await start_service("controller", [*arguments, *options], log=log)
 
 
 @asynccontextmanager

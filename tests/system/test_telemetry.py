@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -42,12 +43,15 @@ class Told:
     controller: str
     """Its metrics, as OpenMetrics text."""
     worker: str
+    log: list[dict[str, object]]
+    """The controller's lines."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
     directory = tmp_path_factory.mktemp("telemetry")
     async with receiving() as receiver, contextlib.AsyncExitStack() as stack:
+        log = stack.enter_context((directory / "log").open("wb"))
         flags = ("--metrics", LOOPBACK, "--otlp", receiver.address)
         worker = await start_worker(LOOPBACK, *flags)
         stack.push_async_callback(worker.stop)
@@ -59,6 +63,8 @@ async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
             address,
             *flags,
             *("--shadow", str(policy), "--record", str(directory / "record")),
+            *("--log-format", "json", "--log-requests"),
+            log=log,
         )
         stack.push_async_callback(controller.stop)
         system = System(address, controller.addresses["listen"])
@@ -70,7 +76,8 @@ async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
         with tracer.start_as_current_span("caller") as span:
             async with AsyncClient(system.controller, key="key-hurried") as client:
                 await client.ask(LONG_SUM)
-        texts = [await scrape(service.addresses["metrics"]) for service in (controller, worker)]
+        of_controller = await scrape(controller.addresses["metrics"])
+        of_worker = await scrape(worker.addresses["metrics"])
         for service in (controller, worker):
             assert await service.stop() == 0
         context = span.get_span_context()
@@ -78,7 +85,9 @@ async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
             receiver,
             trace.format_trace_id(context.trace_id),
             trace.format_span_id(context.span_id),
-            *texts,
+            of_controller,
+            of_worker,
+            [json.loads(line) for line in (directory / "log").read_text().splitlines()],
         )
 
 
@@ -140,6 +149,27 @@ async def test_one_trace_goes_through_caller_controller_and_worker(told: Told) -
     assert [span.name for span in sorted(below, key=lambda span: (span.began_ns, span.ended_ns))] == [
         *("queue", "prefill", "reasoning", "cut", "answer"),
     ]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_request_has_a_log_line_that_leads_to_its_trace_and_holds_no_text(told: Told) -> None:
+    lines = [line for line in told.log if str(line["message"]).startswith("request ")]
+    assert [line["tenant"] for line in lines] == ["patient", "instant", "strict", "hurried"]
+    assert [line["curfew.outcome"] for line in lines] == ["answered", "answered", "refused", "answered"]
+    assert lines[3]["trace_id"] == told.trace_id
+    assert len({line["request_id"] for line in lines}) == len(lines)
+    assert LONG_SUM not in json.dumps(told.log)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_exemplars_lead_from_latencies_to_traces(told: Told) -> None:
+    exemplars = {
+        sample.exemplar.labels["trace_id"]
+        for family in text_string_to_metric_families(told.controller)
+        for sample in family.samples
+        if sample.exemplar is not None and sample.labels["tenant"] == "hurried"
+    }
+    assert exemplars == {told.trace_id}
 
 
 def _samples(metric: Metric) -> set[str]:

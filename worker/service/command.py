@@ -21,7 +21,8 @@ import torch
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.durations import duration
 from curfew.rpc.server import Server, on_signals
-from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint, tracing_to
+from curfew.telemetry.logs import LogFormat, configure_logging
+from curfew.telemetry.options import TelemetryError, add_telemetry_options
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -43,9 +44,7 @@ from worker.service.requests import RequestReader
 from worker.service.security import Security, add_security_options, read_security
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.service.warmup import Speed, measure
-from worker.telemetry.readings import WorkerReadings
-from worker.telemetry.totals import Totals
-from worker.telemetry.watch import Watch
+from worker.telemetry.running import worker_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging("info", LogFormat(options.log_format))
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     try:
@@ -240,18 +239,15 @@ async def _serve_until_told(
 ) -> int:
     stop = asyncio.Event()
     thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
-    totals = Totals()
     try:
-        tracing = await at_end.enter_async_context(
-            tracing_to(options.otlp, "curfew-worker", options.trace_ratio, time.monotonic)
+        telemetry = await at_end.enter_async_context(
+            worker_telemetry(options, description, lambda: responses.load(thread.load), lambda: thread.failed)
         )
     except TelemetryError as error:
         return _cannot_start(error)
-    watched = options.metrics is not None or tracing is not None
-    watches = [Watch(totals, tracing, time.monotonic)] if watched else []
     server = Server(
         max_message_bytes=_MAX_MESSAGE_BYTES,
-        interceptors=watches,
+        interceptors=telemetry.interceptors,
         tls=security.tls,
         authorise=security.authorise,
         shows_connections=True,
@@ -265,13 +261,10 @@ async def _serve_until_told(
         random_seed=lambda: random.getrandbits(63),
     )
     add_WorkerServiceServicer_to_server(servicer, server.grpc)
-    readings = WorkerReadings(description, lambda: responses.load(thread.load), lambda: thread.failed, totals)
     try:
-        endpoint = metrics_endpoint(options.metrics, readings.read)
-        metrics = await at_end.enter_async_context(endpoint)
         address = await server.start(options.listen, [SERVICE])
         reached = advertised(options, address) if options.announce else address
-    except (OSError, ValueError, TelemetryError) as error:
+    except (OSError, ValueError) as error:
         return _cannot_start(error)
     thread.start()
     await server.set_serving(True)
@@ -291,8 +284,7 @@ async def _serve_until_told(
         key=security.announce_key,
     )
     announcer.start()
-    also = "" if metrics is None else f" metrics={metrics}"
-    print(f"curfew worker ready: listen={address}{also}", flush=True)
+    print(f"curfew worker ready: listen={address}{telemetry.addresses}", flush=True)
     with on_signals(stop.set):
         await stop.wait()
     logger.info("draining")

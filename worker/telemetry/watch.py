@@ -11,6 +11,7 @@ import grpc
 
 from curfew.rpc.calls import Context, Request, Response, Streaming
 from curfew.rpc.errors import RpcError
+from curfew.telemetry.logs import concerns
 from curfew.telemetry.tracing import NoTracing, Trace, Tracing, trace_headers
 from curfew.v1 import worker_pb2
 from worker.telemetry.spans import RequestSpans
@@ -54,6 +55,7 @@ class Watch(grpc.aio.ServerInterceptor):
         ) -> Responses:
             headers = trace_headers(context.invocation_metadata() or ())
             trace = self._tracing.begin(headers, self._clock())
+            concerns(request.request_id, trace_id=trace.trace_id)
             return self._watched(request, generate(request, context), trace)
 
         return grpc.unary_stream_rpc_method_handler(

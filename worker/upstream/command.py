@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from curfew.dialects import DIALECTS, Dialect
 from curfew.rpc.durations import duration
 from curfew.rpc.errors import RpcError
 from curfew.rpc.server import Server, on_signals
+from curfew.telemetry.logs import LogFormat, configure_logging
+from curfew.telemetry.options import add_telemetry_options
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.model.chat import Chat
+from worker.service import responses
 from worker.service.servicer import ServicerSettings, WorkerServicer
+from worker.telemetry.running import worker_telemetry
 from worker.upstream.backend import BackendSettings, UpstreamBackend
 from worker.upstream.client import Upstream
 from worker.upstream.probing import Found, probe
@@ -86,6 +90,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--silence-s", type=_seconds, default=120.0, help="a stream without a word for so long is given up")
     add("--flush-ms", type=_seconds, default=5.0, help="least time between two deltas of a stream")
     add("--grace-s", type=_seconds, default=30.0, help="time to finish in when told to stop")
+    add_telemetry_options(parser)
     return parser
 
 
@@ -95,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit status: 2 when it cannot start, after one line that says why.
     """
     options = arguments().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging("info", LogFormat(options.log_format))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return asyncio.run(_run(options))
@@ -125,7 +130,8 @@ async def _run(options: argparse.Namespace) -> int:
         reader = WishReader(found.dialect, found.model, chat, speed.bytes_per_token, switch)
         settings = BackendSettings(options.slots, options.queue, length)
         description = _description(options.upstream, found, reader, speed, settings)
-        return await _serve(options, server, reader, settings, description)
+        async with AsyncExitStack() as at_end:
+            return await _serve(options, server, reader, settings, description, at_end)
 
 
 def _chat(options: argparse.Namespace, dialect: Dialect) -> Chat | None:
@@ -151,10 +157,14 @@ async def _serve(
     reader: WishReader,
     settings: BackendSettings,
     description: pb.DescribeWorkerResponse,
+    at_end: AsyncExitStack,
 ) -> int:
     counted_in_bytes = None if reader.chat is not None else reader.bytes_per_token
     backend = UpstreamBackend(server, reader.table, counted_in_bytes, settings, time.monotonic)
-    door = Server(max_message_bytes=_MAX_MESSAGE_BYTES)
+    telemetry = await at_end.enter_async_context(
+        worker_telemetry(options, description, lambda: responses.load(backend.load), lambda: False)
+    )
+    door = Server(max_message_bytes=_MAX_MESSAGE_BYTES, interceptors=telemetry.interceptors)
     servicer = WorkerServicer(
         backend,
         reader,
@@ -168,7 +178,7 @@ async def _serve(
     await door.set_serving(True)
     stop = asyncio.Event()
     looking = asyncio.create_task(_look(server, reader.dialect, door))
-    print(f"curfew worker ready: listen={address}", flush=True)
+    print(f"curfew worker ready: listen={address}{telemetry.addresses}", flush=True)
     with on_signals(stop.set):
         await stop.wait()
     logger.info("draining")

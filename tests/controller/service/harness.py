@@ -21,6 +21,7 @@ from controller.service.shadow import ShadowPolicy
 from controller.state.store import Store
 from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.metric import Reading
+from curfew.telemetry.tracing import Tracing
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
 LOCAL = Addresses("127.0.0.1:0", "127.0.0.1:0")
@@ -169,6 +170,7 @@ async def controller(
     workers_dns: tuple[str, int] | None = None,
     measured: bool = False,
     most_tenants: int = MOST_TENANTS,
+    tracing: Tracing | None = None,
     http: str | None = None,
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process. http: where its HTTP door is to be."""
@@ -187,6 +189,7 @@ async def controller(
         store=store,
         measured=measured,
         most_tenants=most_tenants,
+        tracing=tracing,
     )
     addresses = await running.start(replace(LOCAL, http=http))
     door = Door(addresses, running.shadow, running.readings.read)
