@@ -33,6 +33,7 @@ def ask(
     budget: cli.MaxReasoning = None,
     max_answer: cli.MaxAnswer = None,
     label: cli.Labels = None,
+    json_schema: cli.JsonSchema = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as a line of JSON, as it comes.")
@@ -51,7 +52,7 @@ def ask(
     With --json a line of standard output is one event: {"plan": …}, {"delta": …}, {"adjustment": …} or
     {"completion": …}, in the JSON form of protos/curfew/v1; the last may be {"error": …}.
     """
-    options = cli.wishes(system, deadline, think, budget, max_answer, label)
+    options = cli.wishes(system, deadline, think, budget, max_answer, label, json_schema)
     api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
     text = sys.stdin.read() if question == "-" else question
     with (

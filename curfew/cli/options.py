@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from curfew.client import Mode, Options, Tls
+from curfew.rpc.tools import NotAnObjectError, parse_object
 
 DEFAULT_ADDRESS = "127.0.0.1:7200"
 
@@ -61,6 +62,12 @@ MaxReasoning = Annotated[
     int | None, typer.Option("--budget", min=0, help="At most so many reasoning tokens.")
 ]
 MaxAnswer = Annotated[int | None, typer.Option("--max-answer", min=1, help="At most so many answer tokens.")]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-schema", exists=True, dir_okay=False, help="A JSON Schema (file) that the answer must keep."
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="NAME=VALUE", help="What rules of the policy match on. May be repeated."),
@@ -95,6 +102,7 @@ def wishes(
     max_reasoning: int | None = None,
     max_answer: int | None = None,
     labels: list[str] | None = None,
+    json_schema: Path | None = None,
 ) -> Options:
     """The options of a request. Raises typer.BadParameter."""
     options = Options()
@@ -112,4 +120,13 @@ def wishes(
         if not all("=" in label for label in labels):
             raise typer.BadParameter("a label is NAME=VALUE")
         options["labels"] = dict(label.split("=", 1) for label in labels)
+    if json_schema is not None:
+        options["json_schema"] = _schema(json_schema)
     return options
+
+
+def _schema(path: Path) -> dict[str, object]:
+    try:
+        return parse_object(path.read_text(encoding="utf-8"))
+    except (NotAnObjectError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path}: {error}") from None

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from curfew.client import wire
 from curfew.client.attempts import Attempt, Attempts
 from curfew.client.errors import Code, CurfewError
-from curfew.client.values import Adjustment, Completion, Delta, Event, Phase, Plan, Reply
+from curfew.client.values import (
+    Adjustment,
+    Completion,
+    Delta,
+    Event,
+    Phase,
+    Plan,
+    Reply,
+    ToolCall,
+    ToolCallDelta,
+)
 from curfew.rpc.durations import duration
 from curfew.v1 import reasoning_pb2
 
@@ -23,6 +35,7 @@ class Exchange:
         self._waiting: deque[Event] = deque()
         self._reasoning: list[str] = []
         self._answer: list[str] = []
+        self._calls: list[ToolCallDelta] = []
         self._adjustments: list[Adjustment] = []
         self._begun = False
 
@@ -46,6 +59,7 @@ class Exchange:
                 self._reasoning.append(event.text)
             case Delta(phase=Phase.ANSWER):
                 self._answer.append(event.text)
+                self._calls += event.tool_calls
             case Adjustment():
                 self._adjustments.append(event)
             case Completion():
@@ -81,7 +95,21 @@ class Exchange:
             plan=self.plan,
             completion=self.completion,
             adjustments=tuple(self._adjustments),
+            tool_calls=_whole(self._calls, {call.index for call in self.completion.malformed_tool_calls}),
         )
+
+
+def _whole(pieces: Sequence[ToolCallDelta], void: Collection[int]) -> tuple[ToolCall, ...]:
+    """The calls that pieces make up, those left out that were reported as malformed."""
+    calls: dict[int, ToolCall] = {}
+    arguments: dict[int, list[str]] = {}
+    for piece in pieces:
+        if piece.index not in void:
+            calls.setdefault(piece.index, ToolCall(piece.id, piece.name, ""))
+            arguments.setdefault(piece.index, []).append(piece.arguments_json)
+    return tuple(
+        replace(call, arguments_json="".join(arguments[index])) for index, call in sorted(calls.items())
+    )
 
 
 def within(request: reasoning_pb2.GenerateRequest, attempt: Attempt) -> reasoning_pb2.GenerateRequest:

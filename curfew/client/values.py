@@ -6,7 +6,8 @@ read from as `raw`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypedDict
@@ -21,6 +22,8 @@ class Role(Enum):
     SYSTEM = pb.ROLE_SYSTEM
     USER = pb.ROLE_USER
     ASSISTANT = pb.ROLE_ASSISTANT
+    TOOL = pb.ROLE_TOOL
+    """What a tool returned."""
 
 
 class Mode(Enum):
@@ -65,6 +68,8 @@ class FinishReason(Enum):
     """The model ended its answer, or a stop string did."""
     LENGTH = pb.FINISH_REASON_LENGTH
     """The answer used all tokens that it may have."""
+    TOOL_CALLS = pb.FINISH_REASON_TOOL_CALLS
+    """The model called tools, and waits for what they return."""
 
 
 class ReasoningEnd(Enum):
@@ -102,12 +107,57 @@ class Objective(Enum):
     """Mean time between tokens after the first."""
 
 
+class ToolChoice(Enum):
+    """Whether the model calls tools."""
+
+    AUTO = pb.ToolChoice.KIND_AUTO
+    """It decides."""
+    NONE = pb.ToolChoice.KIND_NONE
+    """It must not; the tools are not shown to it."""
+    REQUIRED = pb.ToolChoice.KIND_REQUIRED
+    """It must call one at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. You run it, and hand its result back in a turn of Role.TOOL."""
+
+    name: str
+    """Unique. Letters, digits, `_`, `-` and `.`; 1 to 64."""
+    description: str = ""
+    """What it does and when to call it, for the model to read. At most 4,096 characters."""
+    parameters: Mapping[str, object] | None = None
+    """JSON Schema of its arguments, at most 16 KiB of JSON. None: it takes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool."""
+
+    id: str
+    name: str
+    arguments_json: str
+    """The text of a JSON object that keeps the tool's parameters."""
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The arguments by name."""
+        arguments: dict[str, object] = json.loads(self.arguments_json)
+        return arguments
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. At most one, the first, is the system's; the last is the user's."""
+    """One turn of a conversation. At most one, the first, is the system's; the last is the user's or a
+    tool's.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """That an assistant turn made."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the call that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +212,14 @@ class Options(TypedDict, total=False):
     sampling: Sampling
     labels: Mapping[str, str]
     """What rules of the policy match on. At most 16 of at most 64 characters."""
+    tools: Sequence[Tool]
+    """Functions that the model may call. At most 64."""
+    tool_choice: ToolChoice | str
+    """Whether it calls them; the name of a tool: that one must be called. Default: AUTO."""
+    single_tool_call: bool
+    """At most one call. Default: as many as the model likes, 32 at most."""
+    json_schema: Mapping[str, object]
+    """JSON Schema that the answer keeps. At most 64 KiB of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +260,29 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call of a tool."""
+
+    index: int
+    """Which call of the answer, from 0."""
+    id: str
+    """Comes with a call's first piece, as its name does."""
+    name: str
+    arguments_json: str
+    """What follows of the arguments' JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedToolCall:
+    """Something that the model wrote as a call, but that is none."""
+
+    index: int
+    """Which call it would have been. Pieces that came under this index are void."""
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of the output, of one phase."""
 
@@ -209,6 +290,8 @@ class Delta:
     text: str
     """Whole characters, without tags; may be empty."""
     token_ids: tuple[int, ...]
+    tool_calls: tuple[ToolCallDelta, ...]
+    """What the answer adds to calls of tools."""
     raw: pb.Delta = field(repr=False, compare=False)
 
 
@@ -275,6 +358,7 @@ class Completion:
     """The model tried to reason again inside the answer; what it wrote as tags was not passed on."""
     adjustments: int
     """How often the budget was adjusted while the request ran."""
+    malformed_tool_calls: tuple[MalformedToolCall, ...]
     raw: reasoning_pb2.Completion = field(repr=False, compare=False)
 
     @property
@@ -296,3 +380,10 @@ class Reply:
     plan: Plan
     completion: Completion
     adjustments: tuple[Adjustment, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Those that are complete and well-formed."""
+
+    @property
+    def turn(self) -> Message:
+        """The answer as a turn, for the conversation to go on after it."""
+        return Message(Role.ASSISTANT, self.answer, self.tool_calls)

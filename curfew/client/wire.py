@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import Enum
 from typing import TypeVar
@@ -13,6 +14,7 @@ from curfew.client.values import (
     Delta,
     Event,
     FinishReason,
+    MalformedToolCall,
     Message,
     Mode,
     Objective,
@@ -24,6 +26,9 @@ from curfew.client.values import (
     Role,
     Sampling,
     Timings,
+    Tool,
+    ToolCallDelta,
+    ToolChoice,
     Usage,
 )
 from curfew.rpc.durations import seconds
@@ -41,10 +46,18 @@ def request(question: str | Sequence[Message], options: Options) -> reasoning_pb
     if system := options.get("system"):
         turns.insert(0, Message(Role.SYSTEM, system))
     message = reasoning_pb2.GenerateRequest(
-        messages=[pb.Message(role=turn.role.value, content=turn.content) for turn in turns],
+        messages=[_message(turn) for turn in turns],
         sampling=_sampling(options.get("sampling", Sampling())),
         labels=options.get("labels"),
+        tools=[_tool(tool) for tool in options.get("tools", ())],
     )
+    if "tool_choice" in options or "single_tool_call" in options:
+        choice = options.get("tool_choice", ToolChoice.AUTO)
+        kind, name = (ToolChoice.REQUIRED, choice) if isinstance(choice, str) else (choice, "")
+        single = options.get("single_tool_call", False)
+        message.tool_choice.CopyFrom(pb.ToolChoice(kind=kind.value, name=name, single=single))
+    if "json_schema" in options:
+        message.answer_format.json_schema = json.dumps(options["json_schema"])
     if "mode" in options:
         message.wishes.mode = options["mode"].value
     if "max_reasoning_tokens" in options:
@@ -64,8 +77,7 @@ def event(response: reasoning_pb2.GenerateResponse) -> Event | None:
         case "plan":
             return plan(response.plan)
         case "delta":
-            delta = response.delta
-            return Delta(_known(Phase, delta.phase), delta.text, tuple(delta.token_ids), delta)
+            return _delta(response.delta)
         case "adjustment":
             adjustment = response.adjustment
             return Adjustment(_budget(adjustment.budget), adjustment.why, adjustment)
@@ -91,6 +103,30 @@ def plan(message: reasoning_pb2.Plan) -> Plan:
         worker=message.worker,
         raw=message,
     )
+
+
+def _message(turn: Message) -> pb.Message:
+    return pb.Message(
+        role=turn.role.value,
+        content=turn.content,
+        tool_calls=[
+            pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in turn.tool_calls
+        ],
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _tool(tool: Tool) -> pb.Tool:
+    schema = "" if tool.parameters is None else json.dumps(tool.parameters)
+    return pb.Tool(name=tool.name, description=tool.description, parameters_json_schema=schema)
+
+
+def _delta(message: pb.Delta) -> Delta:
+    calls = tuple(
+        ToolCallDelta(call.index, call.id, call.name, call.arguments_json) for call in message.tool_calls
+    )
+    return Delta(_known(Phase, message.phase), message.text, tuple(message.token_ids), calls, message)
 
 
 def _completion(message: reasoning_pb2.Completion) -> Completion:
@@ -126,6 +162,9 @@ def _completion(message: reasoning_pb2.Completion) -> Completion:
         ),
         reopened=message.reopened,
         adjustments=message.adjustments,
+        malformed_tool_calls=tuple(
+            MalformedToolCall(call.index, call.text, call.why) for call in message.malformed_tool_calls
+        ),
         raw=message,
     )
 

@@ -71,6 +71,27 @@ WHOLE = [
 ]
 
 
+def call(index: int, call_id: str = "", name: str = "", arguments: str = "") -> Response:
+    """A piece of a call of a tool."""
+    piece = pb.ToolCallDelta(index=index, id=call_id, name=name, arguments_json=arguments)
+    return Response(delta=pb.Delta(phase=pb.PHASE_ANSWER, token_ids=[1], tool_calls=[piece]))
+
+
+MALFORMED = pb.MalformedToolCall(index=1, text='{"na', why="the answer ends before the call does")
+CALLING = [
+    Response(plan=PLAN),
+    delta(pb.PHASE_ANSWER, "I add."),
+    call(0, "call_1", "add", '{"numbers"'),
+    call(0, arguments=": [1, 2]}"),
+    call(1, "call_2", "now", "{"),
+    Response(
+        completion=reasoning_pb2.Completion(
+            finish_reason=pb.FINISH_REASON_TOOL_CALLS, malformed_tool_calls=[MALFORMED]
+        )
+    ),
+]
+
+
 @dataclass(slots=True)
 class Seen:
     """One call."""
@@ -115,6 +136,8 @@ class Scripted(ReasoningServiceServicer):
                 _abort(context, RpcError(grpc.StatusCode.UNAVAILABLE, "lost"))
             case "incomplete":
                 yield Response(plan=PLAN)
+            case "calls":
+                yield from CALLING
             case "newer":
                 yield Response()
                 yield delta(pb.Phase.ValueType(99), "?")

@@ -135,6 +135,10 @@ tenants:
   - name: instant
     keys: [{key("instant")}]
     objectives: {{deadline: {ms(6 * step_s)}, share: p95}}
+  - name: agent
+    keys: [{key("agent")}]
+    objectives: {{deadline: 10s, share: p90}}
+    budget: {{max: 40, answer: 200}}
   - name: strict
     keys: [{key("strict")}]
     objectives: {{deadline: 1ms, share: p95}}

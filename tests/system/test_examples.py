@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from asyncio.subprocess import PIPE
@@ -14,10 +15,10 @@ from tests.system.conftest import ROOT, System
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def run(name: str, system: System) -> str:
+async def run(name: str, system: System, key: str = "key-patient") -> str:
     """What an example prints."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"examples.{name}", system.controller, "key-patient"), stdout=PIPE, cwd=ROOT
+        *(sys.executable, "-m", f"examples.{name}", system.controller, key), stdout=PIPE, cwd=ROOT
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0
@@ -47,3 +48,10 @@ async def test_refusals_are_told_apart(system: System) -> None:
     assert wrong == "sampling.temperature 9 is out of range; allowed is 0 to 2"
     assert nobody == "check the key (API_KEY_UNKNOWN)"
     assert right.isdecimal()
+
+
+async def test_a_tool_is_called_and_the_answer_is_json(system: System) -> None:
+    call, answer = (await run("tools", system, "key-agent")).splitlines()
+    arguments, result = re.fullmatch(r"add\((.*)\) = (\d+)", call).groups()  # type: ignore[union-attr]
+    assert int(result) == sum(json.loads(arguments))
+    assert re.fullmatch(r"{'total': \d+}", answer)

@@ -122,7 +122,7 @@ async def _ask_until_answered(system: System) -> Answered:
             await asyncio.sleep(0.1)
 
 
-async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c() -> None:
+async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c(tmp_path: Path) -> None:
     serving, addresses = await start_serving()
     at = ("--address", addresses["controller"])
     status, out, errors = await curfew("ask", *at, "--tenant", "analyst", "What is 12 + 37 + 45?")
@@ -131,6 +131,15 @@ async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c() -> None:
     assert "12 + 37 = 49" in errors
     status, out, errors = await curfew("ask", *at, "--tenant", "analyst", "--quiet", "What is 12 + 37?")
     assert (status, out) == (0, "49\n")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["many", "few"]}')
+    answer = ("--tenant", "agent", "--quiet", "--json-schema", str(schema), "What is 12 + 37?")
+    status, out, errors = await curfew("ask", *at, *answer)
+    assert (status, out in ('"many"\n', '"few"\n')) == (0, True), errors
+    schema.write_text("{")
+    status, out, errors = await curfew("ask", *at, *answer)
+    assert (status, out) == (2, "")
+    assert "is no JSON" in errors
     status, out, errors = await curfew("ask", *at, "--key", "nonsense", "What is 1 + 2?")
     assert (status, out) == (4, "")
     assert errors.startswith("curfew ask: UNAUTHENTICATED: ")
