@@ -103,7 +103,7 @@ class Desk:
 
     def look(self, ask: Ask, policy: TenantPolicy, now_s: float) -> tuple[Worker, Decision | Refusal]:
         """Where a request would go now and what it would get, without consequences. Raises NoWorkerError."""
-        worker = self.best(ask.needs)
+        worker = self._choose(ask)
         prospect = self._prospect(ask, policy, worker, worker.estimate(ask.prompt_tokens, now_s), now_s)
         decision = prospect.decide(self.price(policy.name, now_s))
         if isinstance(decision, Refusal):
@@ -125,7 +125,7 @@ class Desk:
 
     def arrive(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Ticket | Refusal:
         """A request has come: it waits, be it for a moment, or is refused. Raises NoWorkerError."""
-        worker = self.best(ask.needs)
+        worker = self._choose(ask)
         speed = worker.estimate(ask.prompt_tokens, now_s)
         prospect = self._prospect(ask, policy, worker, speed, now_s)
         menu = prospect.menu()
@@ -244,6 +244,9 @@ class Desk:
             raise NoWorkerError(frozenset() if self._roster.anyone(needs) else needs.abilities)
         return worker
 
+    def _choose(self, ask: Ask) -> Worker:
+        return self._roster.choose(ask) or self.best(ask.needs)
+
     def _prospect(
         self, ask: Ask, policy: TenantPolicy, worker: Worker, speed: SpeedEstimate, now_s: float
     ) -> Prospect:
@@ -276,13 +279,14 @@ class Desk:
 
     def _place_anywhere(self, ticket: Ticket, worker: Worker, now_s: float) -> Flight | Refusal | None:
         """As `_place`; None also when this worker has a place, but none that could take the request has."""
-        needs = ticket.ask.needs
-        if not worker.can(needs):
-            able = self._roster.best(needs)
-            if able is None or not self._may_send(able):
+        chosen: Worker | None = None
+        if self._fresh is not None and self._fresh[0] is ticket:
+            chosen = self._fresh[1]
+        if chosen is None or not (chosen is worker or self._roster.has_slot(chosen)):
+            chosen = self._roster.choose(ticket.ask)
+            if chosen is None or not (chosen is worker or self._may_send(chosen)):
                 return None
-            worker = able
-        return self._place(ticket, worker, now_s)
+        return self._place(ticket, chosen, now_s)
 
     def _place(self, ticket: Ticket, worker: Worker, now_s: float) -> Flight | Refusal | None:
         """Gives a request a place, or refuses it; None when it had rather wait."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from controller.desk.tenants import Tenant
+from controller.fleet.outlook import Size
 from controller.fleet.roster import Sent
 from controller.fleet.worker import Worker
 from controller.planning.decision import Ask, Decision, Mode
@@ -53,7 +54,8 @@ class Done:
 
     stopped: whether its reasoning ended by itself; None when it did not reason, or that cannot be told.
     queue_s, first_token_s, total_s: from the worker's receipt. decode_steps, mean_batch_size: of the steps
-    after the first token. probe_tokens: of answer probes, beside the output.
+    after the first token. probe_tokens: of answer probes, beside the output. cached_prompt_tokens: of the
+    prompt, found computed already.
     """
 
     prompt_tokens: int
@@ -67,6 +69,7 @@ class Done:
     decode_steps: int
     mean_batch_size: float
     probe_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
     @property
     def slot_s(self) -> float:
@@ -292,10 +295,13 @@ class Flight:
             mean_batch_size=done.mean_batch_size,
             service_s=done.total_s - done.queue_s,
         )
+        ask = self.placement.ask
         if not self._moved:  # else its times are of parts of it
             self.worker.learn(self.placement.expected, seen, now_s)
+            size = Size(done.prompt_tokens, done.output_tokens)
+            self._sent.learn(size, ask.prefix, done.cached_prompt_tokens)
         lengths = self._tenant.lengths
-        asked = self.placement.ask.prompt_tokens
+        asked = ask.prompt_tokens
         lengths.learn_answer(done.answer_tokens, now_s, asked)
         if self.decision.mode is Mode.THINK and done.stopped is not None:
             lengths.learn_reasoning(done.reasoning_tokens, done.stopped, asked)

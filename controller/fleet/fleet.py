@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 
 from controller.fleet.link import CHANNEL_OPTIONS, Link
 from controller.fleet.members import Members, Source
+from controller.fleet.outliers import Outliers
 from controller.fleet.roster import Roster
 from controller.fleet.worker import Worker
 from curfew.rpc.tls import Dialler, Tls
 
 TEND_S = 0.5
-"""How often what is over is cleared away."""
+"""How often what is over is cleared away, and outliers are looked for."""
 
 
 class Fleet:
@@ -40,6 +41,7 @@ class Fleet:
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
+        self.outliers = Outliers(self._changed)
         self._dialler = Dialler(tls, CHANNEL_OPTIONS)
 
     def start(self) -> None:
@@ -70,6 +72,7 @@ class Fleet:
             link = self._links.get(address)
             if link is None:
                 link = self._links[address] = Link(Worker(address), self._clock, self._changed, self._dialler)
+                self.outliers.add(link.worker)
                 if self._tending is not None:
                     link.start()
             link.name(member)
@@ -88,12 +91,14 @@ class Fleet:
         while True:
             await asyncio.sleep(TEND_S)
             self._clear()
+            self.outliers.review(self._clock())
 
     def _clear(self) -> None:
         """Closes the links to workers that have left and have no more requests of ours."""
         for address, link in list(self._links.items()):
             if link.worker.member is None and not link.worker.own_requests:
                 del self._links[address]
+                self.outliers.remove(link.worker)
                 self._roster.remove(link.worker)
                 closing = asyncio.create_task(link.close())
                 self._closing.add(closing)

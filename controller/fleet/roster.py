@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from controller.fleet.choice import TIE, Candidate, pick
+from controller.fleet.outlook import Outlook, Size
+from controller.fleet.prefixes import Prefixes
+from controller.fleet.ring import Ring
 from controller.fleet.worker import Worker
+from controller.planning.decision import Ask, Prefix
 from controller.planning.needs import NOTHING, Needs
 from curfew.v1 import worker_pb2
+
+USUAL = Size(256.0, 256.0)
+"""A request's size until some have shown it."""
+SHARE_OF_NEW = 1 / 64
+"""Of a request in the mean of the last ones."""
+SPREAD = 4.0
+"""Workers of one class of finish that differ by fewer requests than this may change their order by lot."""
+_TIE = math.log1p(TIE)
+
+Rank = tuple[bool, int, float]
+"""Whether all slots are taken; the class of the predicted finish; requests that are there, and by lot."""
 
 
 class Ranking:
@@ -20,7 +37,7 @@ class Ranking:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[tuple[float, int], int, Worker]] = []
+        self._heap: list[tuple[Rank, int, Worker]] = []
         self._newest: dict[Worker, int] = {}
         self._counter = itertools.count()
 
@@ -28,51 +45,69 @@ class Ranking:
         """Ranks a worker no longer."""
         self._newest.pop(worker, None)
 
-    def update(self, worker: Worker) -> None:
-        """Ranks a worker anew, or drops it when it is not available."""
-        if not worker.available:
-            self.drop(worker)
-            return
+    def update(self, worker: Worker, rank: Rank) -> None:
+        """Ranks a worker anew."""
         number = next(self._counter)
         self._newest[worker] = number
-        heapq.heappush(self._heap, (worker.rank(), number, worker))
+        heapq.heappush(self._heap, (rank, number, worker))
         if len(self._heap) > 8 * len(self._newest) + 64:
             self._heap = [entry for entry in self._heap if self._is_valid(entry)]
             heapq.heapify(self._heap)
 
     def best(self) -> Worker | None:
-        """The worker that would start a request first; of equals the one that changed longest ago."""
-        while self._heap and not self._is_valid(self._heap[0]):
-            heapq.heappop(self._heap)
+        """The worker that is ranked first; of equals the one that changed longest ago."""
+        self._clear()
         return self._heap[0][2] if self._heap else None
 
-    def _is_valid(self, entry: tuple[tuple[float, int], int, Worker]) -> bool:
+    def best_two(self) -> list[Worker]:
+        """It and the next; fewer where there are fewer."""
+        if len(self._newest) < 2:
+            best = self.best()
+            return [] if best is None else [best]
+        self._clear()
+        first = heapq.heappop(self._heap)
+        self._clear()
+        second = self._heap[0]
+        heapq.heappush(self._heap, first)
+        return [first[2], second[2]]
+
+    def _clear(self) -> None:
+        while self._heap and not self._is_valid(self._heap[0]):
+            heapq.heappop(self._heap)
+
+    def _is_valid(self, entry: tuple[Rank, int, Worker]) -> bool:
         return self._newest.get(entry[2]) == entry[1]
 
 
 class Sent:
     """A request of this controller's at a worker, as it counts towards the worker's load."""
 
-    def __init__(self, worker: Worker, prompt_tokens: int, changed: Callable[[Worker], None]) -> None:
+    def __init__(self, worker: Worker, prompt_tokens: int, roster: Roster) -> None:
         self._worker = worker
         self._prompt_tokens = prompt_tokens
-        self._changed = changed
+        self._roster = roster
         self._started = False
         worker.note_sent(prompt_tokens)
-        changed(worker)
+        roster.changed(worker)
 
     def start(self) -> None:
         """The worker has begun with its prompt."""
         if not self._started:
             self._started = True
             self._worker.note_started(self._prompt_tokens)
-            self._changed(self._worker)
+            self._roster.changed(self._worker)
+
+    def learn(self, size: Size, prefix: Prefix | None, cached_tokens: int) -> None:
+        """It was completed there from its beginning. cached_tokens: of its prompt, that were there before."""
+        self._roster.learn(size)
+        if prefix is not None:
+            self._roster.learn_prefix(prefix, self._worker, cached_tokens)
 
     def end(self) -> None:
         """It is over, begun or not. To be called exactly once."""
         self.start()
         self._worker.note_ended()
-        self._changed(self._worker)
+        self._roster.changed(self._worker)
 
 
 class Roster:
@@ -82,10 +117,24 @@ class Roster:
     whether it is available.
     """
 
-    def __init__(self, workers: Iterable[Worker] = (), on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        workers: Iterable[Worker] = (),
+        on_change: Callable[[], None] = lambda: None,
+        lot: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """lot: a random number in [0, 1), by which workers that are about equally good are ordered, so that
+        controllers with the same news go different ways; 0 for one that is alone.
+        """
         self.on_change = on_change
+        self._lot = lot
+        self._usual = USUAL
         self._rankings = {NOTHING: Ranking()}
         """By what is needed: of every kind of need that came, of which there are a few."""
+        self._outlooks: dict[Worker, Outlook] = {}
+        """Of the available ones."""
+        self._ring = Ring()
+        self._prefixes = Prefixes()
         self._known: dict[Worker, tuple[int, int]] = {}  # slots, and how many of them are in use
         self._model: dict[Worker, str] = {}  # of each that is available
         self._running = Counter[str]()  # available workers by model
@@ -109,16 +158,41 @@ class Roster:
         return tuple(sorted(self._running))
 
     def best(self, needs: Needs = NOTHING) -> Worker | None:
-        """The available worker with the least expected queue of those that are what is needed; None when
-        there is none.
+        """The available worker where a usual request would end first, of those that are what is needed; one
+        with a free slot before all others. None when there is none.
         """
-        ranking = self._rankings.get(needs)
-        if ranking is None:
-            ranking = self._rankings[needs] = Ranking()
-            for worker in self._known:
-                if worker.can(needs):
-                    ranking.update(worker)
-        return ranking.best()
+        return self._ranking(needs).best()
+
+    def choose(self, ask: Ask) -> Worker | None:
+        """The available worker where this request is to go; None when there is none that is what it needs.
+
+        Looks at two of the best, at the one where its system turn belongs, and at those that have it.
+        """
+        found = self._ranking(ask.needs).best_two()
+        outlooks = self._outlooks
+        if not found or outlooks[found[0]].full or (len(found) == 1 and ask.prefix is None):
+            return found[0] if found else None
+        size = Size(ask.prompt_tokens, self._usual.output_tokens)
+        home: Worker | None = None
+        holders: Mapping[Worker, int] = {}
+        if ask.prefix is not None:
+            home = self._ring.owner(ask.prefix.digest, lambda worker: self._has_room(worker, ask.needs))
+            holders = self._prefixes.holders(ask.prefix.digest)
+            found += [worker for worker in holders if self._has_room(worker, ask.needs)]
+            if home is not None:
+                found.append(home)
+        candidates = []
+        for worker in found:
+            outlook = outlooks[worker]
+            if not outlook.full:
+                finish_s = outlook.finish_s(size, holders.get(worker, 0))
+                candidates.append(Candidate(worker, outlook.requests, finish_s, worker is home))
+        return pick(candidates)
+
+    def has_slot(self, worker: Worker) -> bool:
+        """Whether an available worker has a slot for one more request."""
+        outlook = self._outlooks.get(worker)
+        return outlook is not None and not outlook.full
 
     def anyone(self, needs: Needs) -> bool:
         """Whether any worker that is known is what is needed, available or not. Looks at all of them."""
@@ -126,7 +200,17 @@ class Roster:
 
     def send(self, worker: Worker, prompt_tokens: int) -> Sent:
         """Counts a request that is being sent to a worker; `prompt_tokens` as estimated."""
-        return Sent(worker, prompt_tokens, self.changed)
+        return Sent(worker, prompt_tokens, self)
+
+    def learn(self, size: Size) -> None:
+        """A request of this size was completed."""
+        usual = self._usual
+        self._usual = Size(*(old + SHARE_OF_NEW * (new - old) for old, new in zip(usual, size, strict=True)))
+
+    def learn_prefix(self, prefix: Prefix, worker: Worker, cached_tokens: int) -> None:
+        """A request with this system turn found so many tokens of it at a worker."""
+        if worker in self._known:
+            self._prefixes.note(prefix.digest, worker, cached_tokens)
 
     def take_load(self, worker: Worker, load: worker_pb2.WorkerLoad, now_s: float) -> None:
         """Takes the load that a worker reported on a stream."""
@@ -135,16 +219,13 @@ class Roster:
 
     def changed(self, worker: Worker) -> None:
         """Ranks a worker of which something is news."""
-        slots, occupied = (worker.limits.slots, worker.load.running) if worker.available else (0, 0)
-        slots_before, occupied_before = self._known.get(worker, (0, 0))
-        self._capacity += slots - slots_before
-        self._occupied += occupied - occupied_before
-        self._known[worker] = slots, occupied
-        self._take_model(worker, worker.limits.model if worker.available else None)
-        for needs, ranking in self._rankings.items():
-            if worker.can(needs):
-                ranking.update(worker)
-            else:
+        if worker.available:
+            self._rank(worker)
+        else:
+            self._count(worker, 0, 0)
+            self._take_model(worker, None)
+            self._outlooks.pop(worker, None)
+            for ranking in self._rankings.values():
                 ranking.drop(worker)
         self.on_change()
 
@@ -163,3 +244,38 @@ class Roster:
         worker.lose()
         self.changed(worker)
         del self._known[worker]
+        self._ring.remove(worker)
+        self._prefixes.forget(worker)
+
+    def _rank(self, worker: Worker) -> None:
+        load = worker.load
+        self._count(worker, worker.limits.slots, load.running)
+        self._take_model(worker, worker.limits.model)
+        outlook = self._outlooks[worker] = worker.outlook(load)
+        finish_class = math.floor(math.log(outlook.finish_s(self._usual)) / _TIE)
+        rank = outlook.full, finish_class, outlook.requests + SPREAD * self._lot()
+        for needs, ranking in self._rankings.items():
+            if needs is NOTHING or worker.can(needs):
+                ranking.update(worker, rank)
+            else:
+                ranking.drop(worker)
+
+    def _count(self, worker: Worker, slots: int, occupied: int) -> None:
+        before = self._known.get(worker)
+        if before is None:
+            self._ring.add(worker)
+            before = 0, 0
+        self._capacity += slots - before[0]
+        self._occupied += occupied - before[1]
+        self._known[worker] = slots, occupied
+
+    def _ranking(self, needs: Needs) -> Ranking:
+        ranking = self._rankings.get(needs)
+        if ranking is None:
+            ranking = self._rankings[needs] = Ranking()
+            for worker in list(self._known):
+                self.changed(worker)
+        return ranking
+
+    def _has_room(self, worker: Worker, needs: Needs) -> bool:
+        return self.has_slot(worker) and worker.can(needs)

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from controller import wire
 from controller.fleet.abilities import UNTOLD, abilities
 from controller.fleet.members import Member
+from controller.fleet.outlook import Outlook
 from controller.planning.needs import Ability, Needs
 from controller.planning.speed import DecodeCurve, Load, Observation, SpeedEstimate, SpeedModel
 from curfew.v1 import worker_pb2
+
+SLOW_START_S = 10.0
+LEAST_TRUST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,12 @@ class Worker:
         """As what it is named; None when no source names it."""
         self.lost = True
         """It does not answer."""
+        self.came_s = 0.0
+        """When it came, or came back."""
+        self.ejected_until_s: float | None = None
+        """Until when it is kept from new requests; None when it is not."""
+        self.pace: float | None = None
+        """What its steps take over what it measured at its start; None before some were seen."""
         self._limits: Limits | None = None
         self._speed_message = worker_pb2.WorkerSpeed()
         self._speed: SpeedModel | None = None
@@ -56,7 +66,20 @@ class Worker:
     def available(self) -> bool:
         """Whether requests may be sent to it."""
         member = self.member
-        return self.healthy and not self.lost and member is not None and not member.draining
+        return (
+            self.healthy
+            and not self.lost
+            and self.ejected_until_s is None
+            and member is not None
+            and not member.draining
+        )
+
+    @property
+    def trust(self) -> float:
+        """Range (0, 1]. A worker that has just come is cold and untried, and looks idle to all controllers at
+        once: it gets its full part after `SLOW_START_S`.
+        """
+        return min(1.0, max(LEAST_TRUST, (self.heard_s - self.came_s) / SLOW_START_S))
 
     @property
     def own_requests(self) -> int:
@@ -120,9 +143,11 @@ class Worker:
             self._speed = _speed_model(message)
             self._limits = limits
             self._speed_message = message.speed
-        self.lost = False
+        if self.lost:
+            self.lost, self.came_s = False, now_s
         self.take_load(message.load, now_s)
         self._speed.learn_step(self._load, wire.seconds(message.load.step), now_s)
+        self.pace = self._speed.pace(now_s)
 
     def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
         """Takes its load."""
@@ -174,14 +199,20 @@ class Worker:
             1, int(ahead * self.limits.slots)
         )
 
-    def rank(self) -> tuple[float, int]:
-        """What workers are chosen by, the least first: seconds until a request sent now has its first step
-        behind it, and how many requests are there already. Only of a worker that has been described.
+    def outlook(self, load: Load) -> Outlook:
+        """What a request sent now has before it, at the load of now. Only of a worker that has been
+        described.
         """
         if self._speed is None:
             raise LookupError(f"worker {self.address} has not been described")
-        load = self.load
-        return self._speed.expected_start_s(load), load.running + load.waiting
+        return Outlook(
+            load.free_slots <= load.waiting,
+            load.running + load.waiting,
+            self._speed.wait_s(load),
+            self._speed.prefill_s_per_token,
+            self._speed.measured_step_s(load) * (self.pace or 1.0),
+            1 / self.trust,
+        )
 
 
 def _speed_model(message: worker_pb2.DescribeWorkerResponse) -> SpeedModel:

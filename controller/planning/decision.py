@@ -29,13 +29,24 @@ class RefusedFor(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """The part of a prompt that a worker may have computed for another request: the system turn.
+
+    digest: of its text, 64 bits. tokens: as estimated.
+    """
+
+    digest: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A request, in numbers. What is None was not asked for.
 
     prompt_tokens: as estimated. most_prompt_tokens: what it may turn out to be, for limits that must hold.
     mode, max_reasoning_tokens, max_answer_tokens, max_output_tokens: the caller's wishes, of which the plan
     grants at most that much; the last is of all output together. deadline_s: the caller's own, from receipt.
-    needs: what a worker must be for it.
+    needs: what a worker must be for it. prefix: None where nothing of it is worth keeping.
     """
 
     prompt_tokens: int
@@ -46,6 +57,7 @@ class Ask:
     max_output_tokens: int | None = None
     deadline_s: float | None = None
     needs: Needs = NOTHING
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)

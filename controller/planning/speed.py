@@ -163,9 +163,18 @@ class SpeedModel:
             wait += (load.waiting - load.free_slots + 1) * self._service_s / self._slots
         return wait
 
-    def expected_start_s(self, load: Load) -> float:
-        """Expected wait of a request sent now, and its first step."""
-        return self.wait_s(load) + self._decode.step_s(self._batch_size(load))
+    @property
+    def prefill_s_per_token(self) -> float:
+        """As the worker measured it."""
+        return self._prefill_s_per_token
+
+    def measured_step_s(self, load: Load) -> float:
+        """A step with a request that is sent now, as the worker measured it."""
+        return self._decode.step_s(self._batch_size(load))
+
+    def pace(self, now_s: float) -> float | None:
+        """What steps take over what the worker measured; None before some were seen."""
+        return self._step_ratio.overall(now_s).median
 
     def _batch_size(self, load: Load) -> int:
         return min(load.running + load.waiting + 1, self._slots)

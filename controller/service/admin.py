@@ -182,10 +182,13 @@ def _worker(worker: Worker, now_s: float) -> admin_pb2.WorkerStatus:
     if worker.member is not None:
         message.sources.extend(sorted(_SOURCE[source] for source in worker.member.sources))
         message.draining = worker.member.draining
+    if worker.ejected_until_s is not None:
+        message.ejected.CopyFrom(duration(max(0.0, worker.ejected_until_s - now_s)))
     if worker.described:
         message.model = worker.limits.model
         message.slots = worker.limits.slots
         message.silent.CopyFrom(duration(now_s - worker.heard_s))
+        message.slow_start = worker.trust
     return message
 
 

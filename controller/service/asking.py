@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import grpc
 from google.rpc import error_details_pb2
 
 from controller import wire
-from controller.planning.decision import Ask, Refusal, RefusedFor
+from controller.planning.decision import Ask, Prefix, Refusal, RefusedFor
 from controller.planning.lengths import LengthModel
 from controller.planning.needs import NOTHING, Ability, Needs
 from curfew.rpc.errors import RpcError, reason, retry_after
@@ -25,6 +26,9 @@ byte-level vocabulary is less than a byte."""
 TIMEOUT_ROUNDING = 1.01
 """gRPC sends a timeout with two to three digits, rounded up: a caller may give up this much sooner."""
 
+
+LEAST_PREFIX_BYTES = 256
+"""Of a system turn for workers to keep anything of it."""
 
 EFFORT_SHARE = {
     reasoning_pb2.EFFORT_NONE: 0.0,
@@ -53,6 +57,7 @@ def ask_of(
         deadlines.append(time_remaining_s / TIMEOUT_ROUNDING)
     return Ask(
         needs=needs_of(request),
+        prefix=_prefix_of(request, estimated / text_bytes),
         prompt_tokens=estimated,
         most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),
         mode=wire.WISH[wishes.mode],
@@ -77,6 +82,20 @@ def prompt_bytes(request: reasoning_pb2.GenerateRequest) -> int:
             total += len(schema.encode()) + schema.count(",") + schema.count(":")
             total += len(tool.name) + len(tool.description.encode()) + TOOL_BYTES
     return total
+
+
+def _prefix_of(request: reasoning_pb2.GenerateRequest, tokens_per_byte: float) -> Prefix | None:
+    """What requests with the same instructions and tools have in common at their beginning."""
+    first = request.messages[0]
+    if first.role != generation_pb2.ROLE_SYSTEM:
+        return None
+    text = first.content.encode()
+    if len(text) < LEAST_PREFIX_BYTES:
+        return None
+    digest = hashlib.blake2b(text, digest_size=8)
+    for tool in request.tools:
+        digest.update(tool.SerializeToString(deterministic=True))
+    return Prefix(int.from_bytes(digest.digest(), "big"), round(len(text) * tokens_per_byte))
 
 
 def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:

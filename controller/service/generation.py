@@ -10,7 +10,7 @@ import grpc
 
 from controller import wire
 from controller.desk import Adjustment, Done, Flight, Objective, Settlement
-from controller.fleet import Fleet
+from controller.fleet import Fleet, Worker
 from controller.fleet.roster import Roster
 from controller.planning.needs import Ability
 from controller.planning.outcomes import Outcomes
@@ -171,6 +171,7 @@ class Generation:
                     if Ability.TOKEN_IDS not in worker.limits.abilities:
                         self._count(response.completion.usage)
                     self.reasoning_end = response.completion.reasoning_end
+                    self._fleet.outliers.answered(worker)
                     self.settlement = settlement = flight.end(self.done, now_s)
                     if settlement.trial is not None:
                         tenant = flight.placement.policy.name
@@ -181,12 +182,12 @@ class Generation:
                     self._passed.start(response.started)
                     flight.start(response.started.prompt_tokens)
             if not flight.ended:
-                link.lose("it ended a stream without completing it")
+                self._lose(worker, "it ended a stream without completing it")
                 error = lost(worker.address, self._delivered_tokens)
         except grpc.aio.AioRpcError as failure:
             error = caller_error(failure, worker.address, self._delivered_tokens)
             if _is_lost(error):
-                link.lose(f"{failure.code().name}: {failure.details()}")
+                self._lose(worker, f"{failure.code().name}: {failure.details()}")
             elif self._passed.anything and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 error = lost(worker.address, self._delivered_tokens)
         except asyncio.CancelledError:
@@ -196,6 +197,12 @@ class Generation:
         finally:
             stream.close()
         return error
+
+    def _lose(self, worker: Worker, why: str) -> None:
+        """Tells that a worker was lost under this request; of many requests at once the first counts."""
+        if worker.available:
+            self._fleet.outliers.failed(worker, self._clock())
+        self._fleet.link(worker).lose(why)
 
     def _take_delta(self, delta: generation_pb2.Delta, outbox: Outbox) -> None:
         tokens = delta.token_count or len(delta.token_ids)
@@ -288,4 +295,5 @@ def _done(message: worker_pb2.WorkerCompletion) -> Done:
         decode_steps=timings.decode_steps,
         mean_batch_size=timings.mean_batch_size,
         probe_tokens=usage.probe_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
     )

@@ -100,7 +100,7 @@ class Controller:
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
-        roster = Roster()
+        roster = Roster(lot=random.random)
         store = store or MemoryStore(clock)
         self.shared = SharedState(
             store,

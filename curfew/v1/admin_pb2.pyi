@@ -513,7 +513,9 @@ class WorkerStatus(_message.Message):
     draining: _builtins.bool
     """It has announced that it takes nothing new."""
     slow_start: _builtins.float
-    """How far it is trusted since it has come: slower than it is by this factor in the choice. Range (0, 1]. 0: not known."""
+    """By this its speed is multiplied in the choice among workers, since it has just come. Range (0, 1]; 1 once it is in
+    full use. 0 before it has described itself.
+    """
     @_builtins.property
     def load(self) -> _worker_pb2.WorkerLoad:
         """Its load as last reported."""
@@ -528,7 +530,9 @@ class WorkerStatus(_message.Message):
 
     @_builtins.property
     def ejected(self) -> _duration_pb2.Duration:
-        """For how much longer it gets nothing since it failed too often. Not set when it is not ejected."""
+        """For how much longer it gets nothing, since it failed too often or is far slower than the others. Not set when it is
+        not ejected.
+        """
 
     def __init__(
         self,

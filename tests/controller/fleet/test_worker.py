@@ -3,7 +3,7 @@
 import pytest
 
 from controller import wire
-from controller.fleet import Sent, Worker
+from controller.fleet import Roster, Worker
 from controller.planning.speed import Load, Observation
 from curfew.v1 import worker_pb2
 
@@ -60,7 +60,7 @@ def test_own_requests_count_where_the_report_does_not_know_of_them() -> None:
 
 def test_a_request_that_is_over_counts_no_more() -> None:
     known = worker()
-    sent = [Sent(known, 100, lambda worker: None) for _ in range(3)]
+    sent = [Roster([known]).send(known, 100) for _ in range(3)]
     sent[0].start()
     assert known.load == Load(running=3, waiting=0, prefill_backlog_tokens=200, free_slots=1)
     for request in sent:
