@@ -230,6 +230,8 @@ class Roster:
         self.on_change()
 
     def _take_model(self, worker: Worker, model: str | None) -> None:
+        if self._model.get(worker) == model:
+            return
         before = self._model.pop(worker, None)
         if before is not None:
             self._running[before] -= 1
