@@ -2,6 +2,8 @@
 
     python tools/protos.py            write curfew/v1/
     python tools/protos.py --check    write nothing; exit 1 and name the files that differ
+    python tools/protos.py --release 0.2.0
+                                      keep the contracts in protos/released/; nothing of them may go then
 
 Run by `make protos` and `make protos-check` with the interpreter of .venv/proto, which holds the pinned
 generator (tools/protos-requirements.txt).
@@ -16,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+RELEASED = PROTOS / "released"
 PACKAGE = Path("curfew", "v1")
 
 
@@ -62,20 +65,42 @@ def differences(fresh: dict[str, bytes]) -> list[str]:
     return sorted(found)
 
 
+def released_contracts() -> list[Path]:
+    """The contracts of each release, as a set of descriptors."""
+    return sorted(RELEASED.glob("*.binpb"))
+
+
+def release(name: str) -> None:
+    """Keep today's contracts as those of a release; from then on nothing of them may go."""
+    protos = (str(proto) for proto in sorted((PROTOS / PACKAGE).glob("*.proto")))
+    file = RELEASED / f"{name}.binpb"
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}", "--include_imports"]
+    subprocess.run([*command, f"--descriptor_set_out={file}", *protos], check=True)
+
+
 def lint() -> bool:
-    """Lint the contracts with buf; true when they are clean or buf is not installed."""
+    """Lint the contracts with buf, and compare them with those released; true when they are clean or buf is
+    not installed (tests/protos compares them without it).
+    """
     buf = shutil.which("buf")
     if buf is None:
         print("protos: lint skipped, buf is not installed (npm install -g @bufbuild/buf)")
         return True
-    return subprocess.run([buf, "lint"], cwd=ROOT, check=False).returncode == 0
+    commands = [[buf, "lint"]]
+    commands += [[buf, "breaking", "--against", str(released)] for released in released_contracts()]
+    return not any(subprocess.run(command, cwd=ROOT, check=False).returncode for command in commands)
 
 
 def main() -> int:
     """Generate or check; the exit status."""
     parser = argparse.ArgumentParser(description="Generate curfew/v1/ from protos/.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail when out of date")
-    check = parser.parse_args().check
+    parser.add_argument("--release", metavar="VERSION", help="keep the contracts as those of a release")
+    options = parser.parse_args()
+    if options.release:
+        release(options.release)
+        return 0
+    check = options.check
     with tempfile.TemporaryDirectory() as scratch:
         try:
             generate(Path(scratch))

@@ -19,6 +19,7 @@ from worker.model.chat import Chat
 from worker.model.checkpoint import load_network
 from worker.model.config import ModelConfig
 from worker.model.dummy import DummyTensors
+from worker.model.licence import UNTOLD, Licence, read_licence
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
@@ -31,12 +32,13 @@ _GPU_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that is loaded. name: of its directory."""
+    """A model that is loaded. name: of its directory. licence: as that tells."""
 
     name: str
     config: ModelConfig
     chat: Chat
     network: Network
+    licence: Licence = UNTOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def load_model(
         network = load_network(
             directory, config, chosen, dtype=dtype, weights=weights, device=device, progress=progress
         )
-    return Model(directory.resolve().name, config, chat, network)
+    return Model(directory.resolve().name, config, chat, network, read_licence(directory))
 
 
 def build_engine(model: Model, options: EngineOptions, clock: Callable[[], float]) -> Engine:

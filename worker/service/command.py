@@ -189,6 +189,9 @@ def _load(options: argparse.Namespace) -> tuple[Model, Engine]:
             dummy=options.load_format == "dummy",
             progress=progress,
         )
+    licence = model.licence
+    told = " ".join(text for text in (licence.name, licence.url, licence.attribution) if text)
+    logger.info("model %s, licence: %s", model.name, told or "not told by its directory")
     return model, build_engine(model, _engine_options(options), time.monotonic)
 
 
@@ -369,6 +372,9 @@ def _description(model: Model, engine: Engine, speed: Speed, *, has_forms: bool)
             prefill_tokens_per_s=speed.prefill_tokens_per_s,
         ),
         bytes_per_token=_bytes_per_token(model.chat),
+        licence=pb.ModelLicence(
+            name=model.licence.name, url=model.licence.url, attribution=model.licence.attribution
+        ),
         capabilities=pb.WorkerCapabilities(
             budget_exactness=pb.BUDGET_EXACTNESS_EXACT,
             resume=True,
