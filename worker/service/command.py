@@ -6,26 +6,17 @@ import argparse
 import asyncio
 import logging
 import os
-import random
-import secrets
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from curfew.rpc.addresses import host_and_port
 from curfew.rpc.durations import duration
-from curfew.rpc.server import Server, on_signals
 from curfew.telemetry.logs import LogFormat, configure_logging
-from curfew.telemetry.options import TelemetryError, add_telemetry_options
 from curfew.v1 import worker_pb2 as pb
-from curfew.v1.registry_pb2 import AnnounceRequest
-from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine
@@ -37,22 +28,14 @@ from worker.model.heap import keep_freed_memory
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.progress import loading_bar
-from worker.service import responses
-from worker.service.announcing import Announcer, add_arguments, advertised
+from worker.service.door import add_door_options, cannot_start, count, number, positive, serve_until_told
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
-from worker.service.security import Security, add_security_options, read_security
-from worker.service.servicer import ServicerSettings, WorkerServicer
+from worker.service.security import Security, read_security
 from worker.service.warmup import Speed, measure
-from worker.telemetry.running import worker_telemetry
 
 logger = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
-
-_MAX_MESSAGE_BYTES = 8 << 20
-# What a call is given to hear that the device has failed.
-_FAILURE_GRACE_S = 2.0
 # Between bytes and tokens: enough prose to be typical.
 _PROSE = (
     "A worker runs the model and streams its tokens; a controller decides, for each request, whether to "
@@ -70,13 +53,6 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="Hugging Face model directory")
-    add(
-        "--listen",
-        type=host_and_port,
-        default="127.0.0.1:7210",
-        metavar="HOST:PORT",
-        help="address; port 0 picks a free one",
-    )
     add("--device", default="cpu", help="such as cpu or cuda:0")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of the weights")
     add(
@@ -99,43 +75,39 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--plan-memory", action="store_true", help="only print how --device-memory would be divided")
     add("--device-memory", type=_size, metavar="SIZE", help="such as 22GiB")
-    add("--threads", type=_positive, default=1, help="CPU threads of one step")
+    add("--threads", type=positive, default=1, help="CPU threads of one step")
     add(
         "--compile",
         action="store_true",
         help="compile the decode step for this CPU: half a minute at the first start, and g++",
     )
     add("--compile-cache", type=Path, default=_cache(), metavar="DIR", help="where compiled steps are kept")
-    add("--slots", type=_positive, default=default.slots, help="sequences that run together")
-    add("--checkpoints", type=_count, default=default.checkpoints, help="states of shared prompts to keep")
-    add("--cache-mib", type=_positive, help="memory for states and pages; if not given, what is free")
-    add("--page-tokens", type=_positive, default=default.page_tokens, help="tokens of a page")
-    add("--step-tokens", type=_positive, default=default.step_tokens, help="prompt tokens of a step")
+    add("--slots", type=positive, default=default.slots, help="sequences that run together")
+    add("--checkpoints", type=count, default=default.checkpoints, help="states of shared prompts to keep")
+    add("--cache-mib", type=positive, help="memory for states and pages; if not given, what is free")
+    add("--page-tokens", type=positive, default=default.page_tokens, help="tokens of a page")
+    add("--step-tokens", type=positive, default=default.step_tokens, help="prompt tokens of a step")
     add(
         "--idle-step-tokens",
-        type=_positive,
+        type=positive,
         default=default.idle_step_tokens,
         help="prompt tokens of a step while nothing decodes",
     )
-    add("--queue", type=_positive, default=default.queue, help="requests that may wait")
-    add("--max-sequence-tokens", type=_positive, help="prompt and output of one request")
+    add("--queue", type=positive, default=default.queue, help="requests that may wait")
+    add("--max-sequence-tokens", type=positive, help="prompt and output of one request")
     add(
         "--least-step-ms",
-        type=_duration,
+        type=number,
         default=0.0,
         help="least time of a step, to rehearse the speed of a slower device",
     )
     add(
         "--step-limit-s",
-        type=_positive,
+        type=positive,
         default=120,
         help="a step that takes longer is a failure of the device; more where a long prompt waits",
     )
-    add("--flush-ms", type=_duration, default=5.0, help="least time between two deltas of a stream")
-    add_arguments(parser)
-    add("--grace-s", type=_duration, default=30.0, help="time to finish in when told to stop")
-    add_security_options(parser)
-    add_telemetry_options(parser)
+    add_door_options(parser)
     return parser
 
 
@@ -167,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         speed = measure(engine, model.chat, closing, time.monotonic)
     # torch raises RuntimeError for a device that is not there and for memory that does not suffice.
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        return _cannot_start(error)
+        return cannot_start(error)
     reader = RequestReader(model.chat, closing, _grammars(model))
     description = _description(model, engine, speed, has_forms=reader.grammars is not None)
     return asyncio.run(_serve(options, engine, reader, description, security))
@@ -228,98 +200,23 @@ async def _serve(
     description: pb.DescribeWorkerResponse,
     security: Security,
 ) -> int:
-    async with AsyncExitStack() as at_end:
-        return await _serve_until_told(options, engine, reader, description, security, at_end)
-
-
-async def _serve_until_told(
-    options: argparse.Namespace,
-    engine: Engine,
-    reader: RequestReader,
-    description: pb.DescribeWorkerResponse,
-    security: Security,
-    at_end: AsyncExitStack,
-) -> int:
     stop = asyncio.Event()
     thread = EngineThread(engine, on_failure=stop.set, step_limit_s=options.step_limit_s)
-    try:
-        telemetry = await at_end.enter_async_context(
-            worker_telemetry(options, description, lambda: responses.load(thread.load), lambda: thread.failed)
-        )
-    except TelemetryError as error:
-        return _cannot_start(error)
-    server = Server(
-        max_message_bytes=_MAX_MESSAGE_BYTES,
-        interceptors=telemetry.interceptors,
-        tls=security.tls,
-        authorise=security.authorise,
-        shows_connections=True,
-    )
-    servicer = WorkerServicer(
+    return await serve_until_told(
+        options,
         thread,
         reader,
         description,
-        ServicerSettings(flush_s=options.flush_ms / 1000),
-        clock=time.monotonic,
-        random_seed=lambda: random.getrandbits(63),
+        security,
+        stop=stop,
+        begin=thread.start,
+        end=thread.stop,
+        failed=lambda: thread.failed,
     )
-    add_WorkerServiceServicer_to_server(servicer, server.grpc)
-    try:
-        address = await server.start(options.listen, [SERVICE])
-        reached = advertised(options, address) if options.announce else address
-    except (OSError, ValueError) as error:
-        return _cannot_start(error)
-    thread.start()
-    await server.set_serving(True)
-    instance = secrets.token_hex(8)
-    announcer = Announcer(
-        options.announce,
-        lambda: AnnounceRequest(
-            address=reached,
-            instance=instance,
-            model=description.model,
-            version=description.version,
-            slots=description.limits.slots,
-            load=thread.load.running + thread.load.waiting,
-        ),
-        random.random,
-        tls=security.announce,
-        key=security.announce_key,
-    )
-    announcer.start()
-    print(f"curfew worker ready: listen={address}{telemetry.addresses}", flush=True)
-    with on_signals(stop.set):
-        await stop.wait()
-    logger.info("draining")
-    announcer.drain()
-    await server.drain(_FAILURE_GRACE_S if thread.failed else options.grace_s)
-    await announcer.end()
-    await thread.stop()
-    return 1 if thread.failed else 0
-
-
-def _cannot_start(why: Exception) -> int:
-    print(f"curfew worker: {str(why).partition(chr(10))[0]}", file=sys.stderr)
-    return 2
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "curfew"
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _count(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    number = int(text) if text.isdecimal() else -1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return number
 
 
 def _size(text: str) -> int:
@@ -327,16 +224,6 @@ def _size(text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _duration(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below a million")
-    return number
 
 
 def _grammars(model: Model) -> Grammars | None:

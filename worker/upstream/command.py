@@ -5,42 +5,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import random
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from curfew.dialects import DIALECTS, Dialect
 from curfew.rpc.durations import duration
 from curfew.rpc.errors import RpcError
-from curfew.rpc.server import Server, on_signals
 from curfew.telemetry.logs import LogFormat, configure_logging
-from curfew.telemetry.options import add_telemetry_options
 from curfew.v1 import worker_pb2 as pb
-from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from worker.model.chat import Chat
-from worker.service import responses
-from worker.service.servicer import ServicerSettings, WorkerServicer
-from worker.telemetry.running import worker_telemetry
+from worker.service.door import add_door_options, cannot_start, number, positive, serve_until_told
+from worker.service.security import Security, read_security
 from worker.upstream.backend import BackendSettings, UpstreamBackend
 from worker.upstream.client import Upstream
-from worker.upstream.probing import Found, probe
+from worker.upstream.probing import probe
 from worker.upstream.warmup import Speed, WarmUp
 from worker.upstream.wish import WishReader
 
 logger = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
-
-_MAX_MESSAGE_BYTES = 8 << 20
 _MAX_SEQUENCE_TOKENS = 8192
 _ENGLISH_BYTES_PER_TOKEN = 4.0
 """Until the warm-up has counted."""
-_LOOK_S = 1.0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -79,18 +68,15 @@ def arguments() -> argparse.ArgumentParser:
         help="where a native server is told whether to think: an argument of its chat template, or /think and"
         " /no_think in the system text",
     )
-    add("--listen", default="127.0.0.1:7210", metavar="HOST:PORT", help="address; port 0 picks a free one")
-    add("--slots", type=_positive, default=8, help="requests that the server runs together")
-    add("--queue", type=_positive, default=256, help="requests that may wait")
+    add("--slots", type=positive, default=8, help="requests that the server runs together")
+    add("--queue", type=positive, default=256, help="requests that may wait")
     add(
         "--max-sequence-tokens",
-        type=_positive,
+        type=positive,
         help="prompt and output of one request; if not given, asked for",
     )
-    add("--silence-s", type=_seconds, default=120.0, help="a stream without a word for so long is given up")
-    add("--flush-ms", type=_seconds, default=5.0, help="least time between two deltas of a stream")
-    add("--grace-s", type=_seconds, default=30.0, help="time to finish in when told to stop")
-    add_telemetry_options(parser)
+    add("--silence-s", type=number, default=120.0, help="a stream without a word for so long is given up")
+    add_door_options(parser)
     return parser
 
 
@@ -103,15 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging("info", LogFormat(options.log_format))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return asyncio.run(_run(options))
+        return asyncio.run(_run(options, read_security(options)))
     except (OSError, RpcError, ValueError) as error:
-        print(f"curfew worker: {str(error).partition(chr(10))[0]}", file=sys.stderr)
-        return 2
+        return cannot_start(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-async def _run(options: argparse.Namespace) -> int:
+async def _run(options: argparse.Namespace, security: Security) -> int:
     key = options.upstream_key_file.read_text().strip() if options.upstream_key_file else None
     async with Upstream(options.upstream, key=key, silence_s=options.silence_s) as server:
         told = None if options.dialect == "auto" else options.dialect
@@ -129,9 +114,17 @@ async def _run(options: argparse.Namespace) -> int:
         speed = await WarmUp(server, reader, time.monotonic).measure(options.slots, length)
         reader = WishReader(found.dialect, found.model, chat, speed.bytes_per_token, switch)
         settings = BackendSettings(options.slots, options.queue, length)
-        description = _description(options.upstream, found, reader, speed, settings)
-        async with AsyncExitStack() as at_end:
-            return await _serve(options, server, reader, settings, description, at_end)
+        counted_in_bytes = None if chat is not None else reader.bytes_per_token
+        backend = UpstreamBackend(server, reader.table, counted_in_bytes, settings, time.monotonic)
+        return await serve_until_told(
+            options,
+            backend,
+            reader,
+            _description(reader, speed, settings),
+            security,
+            stop=asyncio.Event(),
+            healthy=lambda: server.is_there(found.dialect.health_path),
+        )
 
 
 def _chat(options: argparse.Namespace, dialect: Dialect) -> Chat | None:
@@ -151,64 +144,12 @@ def _chat(options: argparse.Namespace, dialect: Dialect) -> Chat | None:
     return Chat.load(options.tokenizer)
 
 
-async def _serve(
-    options: argparse.Namespace,
-    server: Upstream,
-    reader: WishReader,
-    settings: BackendSettings,
-    description: pb.DescribeWorkerResponse,
-    at_end: AsyncExitStack,
-) -> int:
-    counted_in_bytes = None if reader.chat is not None else reader.bytes_per_token
-    backend = UpstreamBackend(server, reader.table, counted_in_bytes, settings, time.monotonic)
-    telemetry = await at_end.enter_async_context(
-        worker_telemetry(options, description, lambda: responses.load(backend.load), lambda: False)
-    )
-    door = Server(max_message_bytes=_MAX_MESSAGE_BYTES, interceptors=telemetry.interceptors)
-    servicer = WorkerServicer(
-        backend,
-        reader,
-        description,
-        ServicerSettings(flush_s=options.flush_ms / 1000),
-        clock=time.monotonic,
-        random_seed=lambda: random.getrandbits(63),
-    )
-    add_WorkerServiceServicer_to_server(servicer, door.grpc)
-    address = await door.start(options.listen, [SERVICE])
-    await door.set_serving(True)
-    stop = asyncio.Event()
-    looking = asyncio.create_task(_look(server, reader.dialect, door))
-    print(f"curfew worker ready: listen={address}{telemetry.addresses}", flush=True)
-    with on_signals(stop.set):
-        await stop.wait()
-    logger.info("draining")
-    looking.cancel()
-    with suppress(asyncio.CancelledError):
-        await looking
-    await door.drain(options.grace_s)
-    return 0
-
-
-async def _look(server: Upstream, dialect: Dialect, door: Server) -> None:
-    """Is as healthy as the server behind it."""
-    serving = True
-    while True:
-        await asyncio.sleep(_LOOK_S)
-        there = await server.is_there(dialect.health_path)
-        if there != serving:
-            serving = there
-            logger.warning("the upstream server %s", "is back" if there else "does not answer")
-            await door.set_serving(there)
-
-
-def _description(
-    url: str, found: Found, reader: WishReader, speed: Speed, settings: BackendSettings
-) -> pb.DescribeWorkerResponse:
+def _description(reader: WishReader, speed: Speed, settings: BackendSettings) -> pb.DescribeWorkerResponse:
     native = reader.chat is None
     return pb.DescribeWorkerResponse(
         model=reader.model,
         version=version("curfew"),
-        device=f"upstream:{found.dialect.name}",
+        device=f"upstream:{reader.dialect.name}",
         dtype="unknown",
         limits=pb.WorkerLimits(
             max_sequence_tokens=settings.max_sequence_tokens, slots=settings.slots, queue=settings.queue
@@ -228,20 +169,3 @@ def _description(
             adjust=True,
         ),
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below a million")
-    return number

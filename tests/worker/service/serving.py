@@ -34,7 +34,7 @@ from worker.engine.build import Model
 from worker.engine.engine import Engine
 from worker.engine.grammar import Grammars
 from worker.engine.scheduler import Plan
-from worker.service.command import SERVICE
+from worker.service.door import SERVICE
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
 from worker.service.servicer import ServicerSettings, WorkerServicer

@@ -40,6 +40,7 @@ from worker.engine.engine import Engine
 from worker.model.chat import Chat, Prompt, Turn
 from worker.model.tools import Tool
 from worker.service import command
+from worker.service.door import SERVICE
 from worker.service.requests import RequestReader
 from worker.service.security import Security
 
@@ -242,7 +243,7 @@ async def test_a_worker_whose_step_does_not_come_back_says_so_drains_and_ends_as
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        watch = aiter(watching(health_pb2.HealthCheckRequest(service=command.SERVICE)))
+        watch = aiter(watching(health_pb2.HealthCheckRequest(service=SERVICE)))
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
         refused = await refusal(WorkerServiceStub(channel).Generate(ask()))
         assert (refused.code, refused.reason.reason) == (UNAVAILABLE, "DEVICE_FAILED")

@@ -18,10 +18,10 @@ from curfew.v1.worker_pb2_grpc import WorkerServiceStub, add_WorkerServiceServic
 from tests.openai_server import MODEL, OpenAiServer, Script, serving
 from tests.worker.service.serving import Answer, ask
 from worker.model.chat import Chat
+from worker.service.door import SERVICE
 from worker.service.servicer import ServicerSettings, WorkerServicer
 from worker.upstream.backend import BackendSettings, UpstreamBackend
 from worker.upstream.client import Upstream
-from worker.upstream.command import SERVICE
 from worker.upstream.wish import WishReader
 
 if TYPE_CHECKING:
