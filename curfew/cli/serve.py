@@ -11,9 +11,9 @@ from pathlib import Path
 from curfew.processes import Service, start_service
 
 
-async def serve_until_told(model: Path, policy: Path, listen: str, admin: str) -> int:
+async def serve_until_told(model: Path, policy: Path, listen: str, admin: str, http: str | None) -> int:
     """Starts both and waits for Ctrl-C or SIGTERM, or for either service to end. Drains the controller first;
-    a second Ctrl-C kills.
+    a second Ctrl-C kills. http: where callers over HTTP are served; None: nowhere.
 
     Returns the exit status: 0 when told to stop and both ended well, else 1. Raises ServiceError when one
     does not start.
@@ -33,14 +33,16 @@ async def serve_until_told(model: Path, policy: Path, listen: str, admin: str) -
             worker = await start_service("worker", ["--model", str(model), "--listen", "127.0.0.1:0"])
             stack.push_async_callback(stop, worker)
             address = worker.addresses["listen"]
-            controller = await start_service(
-                "controller",
-                ["--policy", str(policy), "--worker", address, "--listen", listen, "--admin", admin],
-            )
+            arguments = ["--policy", str(policy), "--worker", address, "--listen", listen, "--admin", admin]
+            if http is not None:
+                arguments += ["--http", http]
+            controller = await start_service("controller", arguments)
             stack.push_async_callback(stop, controller)
             print(f"worker      {address}  ({model})")
             print(f"controller  {controller.addresses['listen']}  ({policy})")
             print(f"admin       {controller.addresses['admin']}")
+            if "http" in controller.addresses:
+                print(f"http        http://{controller.addresses['http']}/v1")
             print('ready: curfew ask --tenant support "What is 12 + 37 + 45?"', flush=True)
             failed = True
             ended = await _first_to_end(worker, controller)

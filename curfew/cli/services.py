@@ -23,12 +23,20 @@ def serve(
     policy: Annotated[Path | None, typer.Option(help="Policy file. Default: the demo's.")] = None,
     listen: Annotated[str, typer.Option(help="The controller's address.")] = DEFAULT_ADDRESS,
     admin: Annotated[str, typer.Option(help="Its address for operators.")] = "127.0.0.1:7201",
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Its address for callers over HTTP. Default: none."),
+    ] = None,
 ) -> None:
     """Run a worker and a controller on this machine until Ctrl-C."""
     try:
         status = asyncio.run(
             serve_until_told(
-                model or demo_directory() / "model", policy or demo_directory() / "policy.yaml", listen, admin
+                model or demo_directory() / "model",
+                policy or demo_directory() / "policy.yaml",
+                listen,
+                admin,
+                http,
             )
         )
     except ServiceError as error:

@@ -82,6 +82,8 @@ class System:
 
     worker: str
     controller: str
+    http: str = ""
+    """Where callers over HTTP are served, if they are."""
 
     def client(self, tenant: str) -> Caller:
         """A caller in the name of a tenant of the tests' policy."""
@@ -143,6 +145,12 @@ tenants:
     keys: [{key("strict")}]
     objectives: {{deadline: 1ms, share: p95}}
     otherwise: refuse
+  - name: maker
+    keys: [{key("maker")}]
+    budget: {{answer: 400}}
+  - name: rationed
+    keys: [{key("rationed")}]
+    limits: {{rate: 2/s}}
 """)
     return path
 
@@ -166,9 +174,13 @@ async def running_system(directory: Path) -> AsyncIterator[tuple[System, Service
         address = worker.addresses["listen"]
         step = (await describe(address)).speed.decode[0].step
         policy = write_policy(directory / "policy.yaml", step.seconds + step.nanos / 1e9)
-        controller = await start_controller(policy, address)
+        controller = await start_controller(policy, address, "--http", LOOPBACK)
         try:
-            yield System(address, controller.addresses["listen"]), worker, controller
+            yield (
+                System(address, controller.addresses["listen"], controller.addresses["http"]),
+                worker,
+                controller,
+            )
         finally:
             await controller.stop()
     finally:
