@@ -19,8 +19,10 @@ from promql_parser import (
 
 
 def metric_names(expression: str) -> set[str]:
-    """The names that an expression reads. Raises ValueError when it is not PromQL."""
-    return set(_names(promql_parser.parse(expression)))
+    """The names that an expression reads, be it with variables of Grafana. Raises ValueError when it is not
+    PromQL.
+    """
+    return set(_names(promql_parser.parse(expression.replace("$__rate_interval", "5m"))))
 
 
 def _names(expression: Expr) -> Iterator[str]:

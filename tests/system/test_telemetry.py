@@ -16,10 +16,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from controller.policy.alerts import OPERATION, WINDOWS, missed_ratio
 from curfew import AsyncClient
 from curfew.telemetry import controller_metrics, worker_metrics
 from curfew.telemetry.metric import Kind, Metric
 from tests.otlp import Receiver, receiving
+from tests.promql import metric_names
 from tests.system.conftest import (
     LONG_SUM,
     LOOPBACK,
@@ -29,6 +31,7 @@ from tests.system.conftest import (
     start_worker,
     write_policy,
 )
+from tools.dashboards.__main__ import DASHBOARDS
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -128,6 +131,24 @@ async def test_nothing_is_emitted_that_the_catalogue_does_not_have(told: Told) -
         known |= _samples(metric)
     for name in (*emitted(told.controller), *emitted(told.worker)):
         assert name in known or name.startswith(("process_", "python_gc_"))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_panel_and_every_alert_asks_for_what_is_emitted(told: Told) -> None:
+    known = emitted(told.controller).keys() | emitted(told.worker).keys()
+    known |= {missed_ratio(window) for window in WINDOWS}
+    queries = [
+        (f"{dashboard.name}: {panel.title}", query.expression)
+        for dashboard in DASHBOARDS
+        for panel in dashboard.panels
+        for query in panel.queries
+    ]
+    queries += [(alert.name, alert.expression) for alert in OPERATION]
+    for where, expression in queries:
+        assert metric_names(expression) <= known, where
+    for dashboard in DASHBOARDS:
+        for choice in dashboard.choices:
+            assert choice.metric in known
 
 
 @pytest.mark.asyncio(loop_scope="module")
