@@ -1,8 +1,8 @@
 """Is a tenant's share its own, whatever controllers it asks at? `python -m benchmarks.shares`
 
 Two controllers with one Redis before one worker with the demo model, all processes. Tenants of weights 4 and
-1 always have more to ask than the pool can serve. Counted are the slot-seconds of the requests that end in a
-window, by the worker's account.
+1 always have more to ask than the pool can serve. Counted are the slot-seconds that fall into a window, by
+the worker's account, and each request's tokens by the part of its time that does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import itertools
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +47,10 @@ INGRESS = (
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """In a window. slot_s: by tenant. failed: requests that were not answered."""
+    """In a window. slot_s, tokens: by tenant. failed: requests that were not answered."""
 
     slot_s: dict[str, float]
-    tokens: Counter[str]
+    tokens: dict[str, float]
     failed: int
 
     @property
@@ -73,7 +72,7 @@ def policy(reasoning_tokens: int) -> str:
 
 async def serve(system: System, ingress: Ingress, window_s: float, warm_s: float = WARM_S) -> Served:
     """Has callers ask and ask again; counts what ends in the window after the warm-up."""
-    slot_s, tokens, failed = dict.fromkeys(WEIGHTS, 0.0), Counter[str](), itertools.count()
+    slot_s, tokens, failed = dict.fromkeys(WEIGHTS, 0.0), dict.fromkeys(WEIGHTS, 0.0), itertools.count()
     begin_s = time.monotonic() + warm_s
     end_s = begin_s + window_s
 
@@ -87,10 +86,11 @@ async def serve(system: System, ingress: Ingress, window_s: float, warm_s: float
                 except CurfewError:
                     next(failed)
                     continue
-                if begin_s <= time.monotonic() < end_s:
-                    timings = reply.completion.timings
-                    slot_s[tenant] += timings.total_s - timings.queue_s
-                    tokens[tenant] += reply.completion.usage.output_tokens
+                timings, now_s = reply.completion.timings, time.monotonic()
+                held_s = timings.total_s - timings.queue_s
+                within_s = max(0.0, min(now_s, end_s) - max(now_s - held_s, begin_s))
+                slot_s[tenant] += within_s
+                tokens[tenant] += reply.completion.usage.output_tokens * within_s / held_s
 
     async with asyncio.TaskGroup() as group:
         seeds = itertools.count()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from controller.desk.flight import Flight, Placement
 from controller.desk.peers import Alone, Peers, PoolNews
-from controller.desk.returns import Returns
+from controller.desk.returns import Paced, Returns
 from controller.desk.tenants import Tenants
 from controller.desk.waiting import Ticket, WaitingRoom
 from controller.fleet.roster import Roster
@@ -41,6 +41,10 @@ DITHER = 0.12
 when not all can be.
 """
 
+NO_WORKER_RETURNS_PER_S = 200.0
+"""Requests that come again each second while there is no worker, and when there is one again: a part of what
+a controller can decide.
+"""
 MOST_AHEAD = 0.5
 """The same for a controller that keeps its part of the pool filled: what it hears of the worker is old."""
 PAY_BACK_S = 1.0
@@ -61,12 +65,13 @@ def spread_evenly() -> Callable[[], float]:
 
 class NoWorkerError(Exception):
     """No worker is available. lacking: what no worker that is known can do; empty where it is worth trying
-    again.
+    again, which is after retry_s.
     """
 
-    def __init__(self, lacking: frozenset[Ability] = frozenset()) -> None:
+    def __init__(self, lacking: frozenset[Ability], retry_s: float) -> None:
         super().__init__()
         self.lacking = lacking
+        self.retry_s = retry_s
 
 
 class Desk:
@@ -91,6 +96,7 @@ class Desk:
         self._flying = 0
         """Requests that have a place."""
         self._returns = Returns()
+        self._no_worker_returns = Paced(NO_WORKER_RETURNS_PER_S)
         self._shy: list[Ticket] = []
         self._look_again_s: float | None = None
         self._fresh: tuple[Ticket, Worker, SpeedEstimate, Prospect] | None = None
@@ -103,7 +109,7 @@ class Desk:
 
     def look(self, ask: Ask, policy: TenantPolicy, now_s: float) -> tuple[Worker, Decision | Refusal]:
         """Where a request would go now and what it would get, without consequences. Raises NoWorkerError."""
-        worker = self._choose(ask)
+        worker = self._choose(ask, now_s)
         prospect = self._prospect(ask, policy, worker, worker.estimate(ask.prompt_tokens, now_s), now_s)
         decision = prospect.decide(self.price(policy.name, now_s))
         if isinstance(decision, Refusal):
@@ -125,7 +131,7 @@ class Desk:
 
     def arrive(self, ask: Ask, policy: TenantPolicy, now_s: float) -> Ticket | Refusal:
         """A request has come: it waits, be it for a moment, or is refused. Raises NoWorkerError."""
-        worker = self._choose(ask)
+        worker = self._choose(ask, now_s)
         speed = worker.estimate(ask.prompt_tokens, now_s)
         prospect = self._prospect(ask, policy, worker, speed, now_s)
         menu = prospect.menu()
@@ -237,15 +243,16 @@ class Desk:
         flight.move(worker, self._roster.send(worker, flight.placement.ask.prompt_tokens))
         return True
 
-    def best(self, needs: Needs) -> Worker:
+    def best(self, needs: Needs, now_s: float) -> Worker:
         """The worker that a request would go to now. Raises NoWorkerError."""
         worker = self._roster.best(needs)
         if worker is None:
-            raise NoWorkerError(frozenset() if self._roster.anyone(needs) else needs.abilities)
+            lacking = frozenset[Ability]() if self._roster.anyone(needs) else needs.abilities
+            raise NoWorkerError(lacking, self._no_worker_returns.next_s(self._spread(), now_s))
         return worker
 
-    def _choose(self, ask: Ask) -> Worker:
-        return self._roster.choose(ask) or self.best(ask.needs)
+    def _choose(self, ask: Ask, now_s: float) -> Worker:
+        return self._roster.choose(ask) or self.best(ask.needs, now_s)
 
     def _prospect(
         self, ask: Ask, policy: TenantPolicy, worker: Worker, speed: SpeedEstimate, now_s: float

@@ -8,6 +8,8 @@ MOST_RETRY_S = 60.0
 """Longer than this nobody is sent away."""
 PART_FOR_RETURNS = 0.5
 """Of a tenant's share of the pool: the rest is for those that come for the first time."""
+SOONEST_S = 1.0
+"""Sooner nobody comes again who found no worker."""
 JITTER = 0.25
 """By up to this part times differ from the ones computed."""
 
@@ -33,3 +35,19 @@ class Returns:
             most_s = now_s + MOST_RETRY_S
             self._served_s[tenant] = min(most_s, served_s + slot_s / (PART_FOR_RETURNS * share))
         return (served_s - now_s) * (1 + JITTER * jitter)
+
+
+class Paced:
+    """The same for those that are refused since there is nobody to serve anyone: they come again at a pace
+    that is bearable, however many they are.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._each_s = 1 / per_s
+        self._next_s = 0.0
+
+    def next_s(self, jitter: float, now_s: float) -> float:
+        """Seconds after which the one that is refused now is to come again. jitter: in [-1, 1]."""
+        mine_s = max(now_s + SOONEST_S, self._next_s)
+        self._next_s = min(mine_s + self._each_s, now_s + MOST_RETRY_S)
+        return (mine_s - now_s) * (1 + JITTER * jitter)

@@ -116,7 +116,7 @@ def needs_of(request: reasoning_pb2.GenerateRequest) -> Needs:
     return Needs(frozenset(needs)) if needs else NOTHING
 
 
-def no_worker(lacking: frozenset[Ability]) -> RpcError:
+def no_worker(lacking: frozenset[Ability], retry_s: float) -> RpcError:
     """There is nobody to send a request to: UNAVAILABLE, or FAILED_PRECONDITION where none of the workers can
     do what it asks for.
     """
@@ -132,7 +132,7 @@ def no_worker(lacking: frozenset[Ability]) -> RpcError:
         failure = error_details_pb2.PreconditionFailure(violations=violations)
         return RpcError(grpc.StatusCode.FAILED_PRECONDITION, why, failure, reason("NO_WORKER_CAN"))
     return RpcError(
-        grpc.StatusCode.UNAVAILABLE, "no worker is available", retry_after(1.0), reason("NO_WORKER")
+        grpc.StatusCode.UNAVAILABLE, "no worker is available", retry_after(retry_s), reason("NO_WORKER")
     )
 
 

@@ -180,7 +180,7 @@ class Requests:
             raise
 
     def _ask(self, request: reasoning_pb2.GenerateRequest, policy: TenantPolicy, caller: Caller) -> Ask:
-        worker = self._desk.best(needs_of(request))
+        worker = self._desk.best(needs_of(request), self._clock())
         lengths = self._desk.tenants[policy.name].lengths
         return ask_of(
             request,
@@ -225,7 +225,7 @@ def _reported(request_id: str, tenant: str) -> Iterator[None]:
     except RefusedError as error:
         raise refused(tenant, error.refusal) from None
     except NoWorkerError as error:
-        raise no_worker(error.lacking) from None
+        raise no_worker(error.lacking, error.retry_s) from None
     except Exception:
         log.exception("request %s failed", request_id)
         raise RpcError(

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from controller.desk.returns import JITTER, MOST_RETRY_S, PART_FOR_RETURNS, Returns
+from controller.desk.returns import JITTER, MOST_RETRY_S, PART_FOR_RETURNS, SOONEST_S, Paced, Returns
 from controller.planning.price import CLEAR_WAITING_S
 
 
@@ -39,3 +39,13 @@ def test_when_the_storm_is_over_times_are_short_again_and_they_differ() -> None:
         returns.next_s("a", 1.0, 10.0, 0.0, 0.0)
     later = [returns.next_s("a", 0.0, 10.0, jitter, 60.0) for jitter in (-1.0, 1.0)]
     assert later == pytest.approx([CLEAR_WAITING_S * (1 - JITTER), CLEAR_WAITING_S * (1 + JITTER)])
+
+
+def test_those_who_find_no_worker_come_again_at_a_bearable_pace_however_many_they_are() -> None:
+    paced = Paced(per_s=200.0)
+    times_s = [paced.next_s(0.0, 10.0) for _ in range(20_000)]
+    assert times_s[0] == SOONEST_S
+    apart = [after - before for before, after in itertools.pairwise(times_s[:10_000])]
+    assert apart == pytest.approx([1 / 200.0] * 9_999)
+    assert max(times_s) == pytest.approx(MOST_RETRY_S)
+    assert paced.next_s(0.0, 100.0) == SOONEST_S
