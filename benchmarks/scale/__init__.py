@@ -1,0 +1,1 @@
+"""What controllers cost as their number and that of the workers grows."""
