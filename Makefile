@@ -4,7 +4,7 @@ SETUP := .venv/setup.stamp
 PROTO_SETUP := .venv/proto/setup.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format kernels-check mamba-ssm protos protos-check demo serve clean
+.PHONY: help setup test lint format fuzz kernels-check mamba-ssm protos protos-check demo serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ protos: $(PROTO_SETUP) ## Generate curfew/v1/ from protos/
 
 protos-check: $(PROTO_SETUP) ## Check that curfew/v1/ is what protos/ gives
 	.venv/proto/bin/python tools/protos.py --check
+
+fuzz: setup ## Attack the services and their files for ten minutes (FUZZ="--minutes 60 --seed 7")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 kernels-check: setup ## Compile every Triton kernel for every model size and batch, without a GPU
 	$(BIN)/python tools/kernels_check.py

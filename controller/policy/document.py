@@ -24,6 +24,9 @@ from ruamel.yaml.reader import ReaderError
 Path = tuple[str | int, ...]
 """Keys and indices that lead from the document's root to a value."""
 
+DEEPEST = 32
+"""Values within values. The parser's time grows with the square of this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -152,6 +155,8 @@ class _Reader:
         return value
 
     def _read(self, event: Event, path: Path) -> object:
+        if len(path) > DEEPEST:
+            raise RecursionError
         self.marks[path] = _mark(event)
         if isinstance(event, ScalarEvent):
             return self._scalar(event, path)
@@ -203,6 +208,8 @@ class _Reader:
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth == 0:
                 return
+            if depth > DEEPEST:
+                raise RecursionError
             event = next(self._events)
 
     def _scalar(self, event: ScalarEvent, path: Path) -> object:

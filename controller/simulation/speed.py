@@ -8,16 +8,15 @@ not tell: see `EngineDetails`. `curfew policy speed HOST:PORT` writes one.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from google.protobuf import json_format
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from controller.planning.speed import DecodeCurve
+from controller.policy.document import PolicyError, read_document
 from controller.policy.schema import did_you_mean
 from curfew.rpc.durations import duration, seconds
 from curfew.v1 import worker_pb2
@@ -156,15 +155,17 @@ def find_speed(name: str) -> WorkerModel:
     except OSError as error:
         raise SpeedError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise SpeedError(f"{name}: {error}") from None
+        # It may hold what the file holds.
+        raise SpeedError(f"{name}: {error!s:.300}") from None
 
 
 def parse_speed(text: str, source: str) -> WorkerModel:
     """Reads a speed file's text. Raises ValueError."""
     try:
-        content = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ValueError(f"neither JSON nor YAML: {error}".partition("\n")[0]) from None
+        content = read_document(text, source).value
+    except PolicyError as error:
+        at, message = error.problems[0].mark, error.problems[0].message
+        raise ValueError(f"neither JSON nor YAML: line {at.line}, column {at.column}: {message}") from None
     if not isinstance(content, dict):
         raise ValueError("not what DescribeWorker answers")
     engine = _details(content.pop("engine", {}))
@@ -172,7 +173,7 @@ def parse_speed(text: str, source: str) -> WorkerModel:
         message = json_format.ParseDict(
             content, worker_pb2.DescribeWorkerResponse(), ignore_unknown_fields=True
         )
-    except json_format.ParseError as error:
+    except (json_format.ParseError, OverflowError) as error:
         raise ValueError(f"not what DescribeWorker answers: {error}") from None
     return WorkerModel.described(message, source, engine)
 
@@ -202,7 +203,7 @@ _AT_LEAST_1 = ("step_tokens", "idle_step_tokens", "chunk_tokens")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def computed(

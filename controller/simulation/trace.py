@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -174,7 +175,7 @@ def read_trace(path: Path) -> Trace:
             raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
                 return Trace(path.name, parse_trace(text, str(path)))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise TraceError(f"{path}: cannot be read: {why}") from None
     except UnicodeDecodeError as error:
@@ -246,7 +247,7 @@ def _arrival(cells: list[str], columns: Mapping[str, int], width: int, place: st
         try:
             return parse(text)
         except ValueError as error:
-            raise TraceError(f"{place}: {column}: {text!r} {error}") from None
+            raise TraceError(f"{place}: {column}: {_shown(text)} {error}") from None
 
     def optional(column: str, parse: Callable[[str], T]) -> T | None:
         index = columns.get(column)
@@ -267,6 +268,10 @@ def _arrival(cells: list[str], columns: Mapping[str, int], width: int, place: st
         kept=optional("kept", _truth),
         right=optional("right", _truth),
     )
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= 40 else f"{text[:40]!r} …"
 
 
 def _text(text: str) -> str:

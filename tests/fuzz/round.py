@@ -1,0 +1,47 @@
+"""Everything hostile at once, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from random import Random
+
+from tests.fuzz import messages, wire
+from tests.fuzz.victim import Victim, Vitals
+
+AT_ONCE = 6
+"""Attacks under way together: enough to get in one another's way, few enough that good callers get a CPU."""
+
+
+async def attack_wire(victim: Victim, seed: int, only: Iterable[str] = tuple(wire.ATTACKS)) -> None:
+    """Every attack at every door. The same seed sends the same bytes, though not in the same order."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str, number: int) -> None:
+        async with room:
+            door = victim.doors()[number]
+            await wire.run(wire.ATTACKS[name], door, Random(f"{seed} {name} {number}"))
+
+    await asyncio.gather(*(one(name, number) for name in only for number in range(len(victim.doors()))))
+
+
+async def attack_methods(victim: Victim, seed: int | None, examples: int) -> None:
+    """Hostile messages to every method. seed: None for the same ones every time."""
+    for method in victim.methods():
+        await asyncio.to_thread(messages.attack, method, examples=examples, randomness=seed)
+
+
+async def check_unharmed(victim: Victim, before: dict[str, Vitals], *, growth_mib: float) -> None:
+    """Raises AssertionError unless the services run, serve, hold no more than before and complained of
+    nothing.
+    """
+    assert all(service.process.returncode is None for service in victim.services), "a service has ended"
+    assert await victim.healthy(), "a server is not SERVING"
+    assert await victim.at_rest(within_s=10), "a request is still there"
+    assert victim.complaints() == []
+    for service in victim.services:
+        then, now = before[service.name], Vitals.of(service)
+        assert now.resident_mib <= then.resident_mib + growth_mib, (service.name, then, now)
+        # A few connections of the good caller and of the check itself may be open.
+        assert now.descriptors <= then.descriptors + 8, (service.name, then, now)
+        assert now.threads <= then.threads + 16, (service.name, then, now)
