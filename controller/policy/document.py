@@ -185,7 +185,7 @@ class _Reader:
                 self._skip(event)
                 self._skip(next(self._events))
                 continue
-            key = str(event.value)
+            key = self._text(event, path)
             here = (*path, key)
             if key in values:
                 first = self.key_marks[here]
@@ -212,8 +212,18 @@ class _Reader:
                 raise RecursionError
             event = next(self._events)
 
-    def _scalar(self, event: ScalarEvent, path: Path) -> object:
+    def _text(self, event: ScalarEvent, path: Path) -> str:
         text = str(event.value)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            self.problems.append(Problem(_mark(event), f"{_at(path)}{half} is half of a character"))
+            return ""
+        return text
+
+    def _scalar(self, event: ScalarEvent, path: Path) -> object:
+        text = self._text(event, path)
         tag = event.ctag
         if tag is None or str(tag) == "!":
             tag = self._yaml.resolver.resolve(ScalarNode, event.value, event.implicit)

@@ -164,8 +164,8 @@ def parse_speed(text: str, source: str) -> WorkerModel:
     try:
         content = read_document(text, source).value
     except PolicyError as error:
-        at, message = error.problems[0].mark, error.problems[0].message
-        raise ValueError(f"neither JSON nor YAML: line {at.line}, column {at.column}: {message}") from None
+        at, why = error.problems[0].mark, error.problems[0].message
+        raise ValueError(f"neither JSON nor YAML: line {at.line}, column {at.column}: {why}") from None
     if not isinstance(content, dict):
         raise ValueError("not what DescribeWorker answers")
     engine = _details(content.pop("engine", {}))

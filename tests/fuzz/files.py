@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import jwt.algorithms
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from controller.admission.key_sets import FileKeys
 from controller.policy import PolicyError, load_policy
 from controller.simulation.speed import PRESETS, EngineDetails, SpeedError, find_speed, speed_text
 from controller.simulation.trace import TraceError, read_trace
@@ -33,6 +36,7 @@ NAMES = (
     "trace.csv",
     "trace.csv.gz",
     "speed.json",
+    "jwks.json",
     "config.json",
     "tokenizer.json",
     "model.safetensors",
@@ -46,7 +50,8 @@ _HOSTILE_JSON: tuple[Json, ...] = (
     [], {}, [[[[]]]], {"": {}}, ["x"] * 50,
 )  # fmt: skip
 _PIECES = (
-    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\n", b"\t", b",", b'"', b":", b"{", b"[", b"}", b"]", b"-", b"- ", b"&a *a",
+    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\n", b"\t", b",", b'"', b":", b"{", b"[", b"}", b"]", b"-", b"- ",
+    b"&a *a",
     b"9" * 400, b"1e999", b"{" * 5000, b"[" * 5000, b"\xed\xa0\x80", b"!!python/object:os.system x", b"=1+1",
     (2**64 - 1).to_bytes(8, "little"), (2**63).to_bytes(8, "little"),
 )  # fmt: skip
@@ -66,7 +71,7 @@ class Kind:
 
 
 def kinds(directory: Path) -> Iterator[Kind]:
-    """All of them, by `NAMES`. Model files are laid out in `directory`, beside the demo model's other ones."""
+    """All of them, by `NAMES`. Model files lie in `directory`, beside the demo model's other ones."""
     policy = (ROOT / "docs" / "policies" / "support-chat.yaml").read_bytes()
     yield Kind("policy.yaml", policy, lambda path: load_policy(path, {}, directory), (PolicyError,))
     rows = b"".join(TRACE.read_bytes().splitlines(keepends=True)[:20])
@@ -74,6 +79,7 @@ def kinds(directory: Path) -> Iterator[Kind]:
     yield Kind("trace.csv.gz", gzip.compress(rows, mtime=0), read_trace, (TraceError,))
     speed = speed_text(next(iter(PRESETS.values())).description(), EngineDetails()).encode()
     yield Kind("speed.json", speed, lambda path: find_speed(str(path)), (SpeedError,), is_json=True)
+    yield Kind("jwks.json", _key_set(), FileKeys, (ValueError,), is_json=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(MODEL / name, directory / name)
     unsupported = (UnsupportedModelError, CheckpointError)
@@ -84,6 +90,13 @@ def kinds(directory: Path) -> Iterator[Kind]:
         yield Kind(name, (MODEL / name).read_bytes(), load, unsupported, is_json=True)
     header = _of_header((MODEL / "model.safetensors").read_bytes())
     yield Kind("model.safetensors", header, lambda path: load_demo(path.parent), unsupported)
+
+
+def _key_set() -> bytes:
+    key = jwt.algorithms.ECAlgorithm.to_jwk(
+        ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True
+    )
+    return json.dumps({"keys": [{**key, "kid": "one", "alg": "ES256", "use": "sig"}]}).encode()
 
 
 def load_demo(directory: Path) -> object:
