@@ -14,8 +14,8 @@ from tests.fuzz.round import attack_methods, attack_wire, check_unharmed
 from tests.fuzz.victim import Victim, Vitals, running_victim
 
 GROWTH_MIB = 192
-"""By how much a process may grow in a round. The worker keeps what was freed for each of its threads, and comes
-to rest after some 20 rounds (`make fuzz` tells); bombs that stayed in memory would take more than this at once.
+"""By how much a process may grow in a round. The worker keeps what was freed for each of its threads, and
+comes to rest after some 20 rounds (`make fuzz` tells). What a round sends takes more than this.
 """
 
 
