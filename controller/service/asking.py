@@ -109,7 +109,7 @@ def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:
 def needs_of(request: reasoning_pb2.GenerateRequest) -> Needs:
     """What a worker must be for a request."""
     needs = set[Ability]()
-    if request.tools:
+    if request.tools or any(turn.tool_calls for turn in request.messages):
         needs.add(Ability.TOOLS)
     if request.HasField("answer_format"):
         needs.add(Ability.ANSWER_FORMAT)

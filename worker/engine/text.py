@@ -160,13 +160,14 @@ def trailing_tokens(token_bytes: Sequence[bytes]) -> dict[str, frozenset[int]]:
     answer with a form such text would be its beginning, sampled before the form was in force.
     """
     close = Tag.CLOSE.value.encode()
+    may_close = [(token_id, data) for token_id, data in enumerate(token_bytes) if b">" in data]
+
+    def goes_on(data: bytes, rest: bytes) -> bool:
+        _, closed, behind = data.partition(close)
+        return bool((closed and behind.strip()) or (data.startswith(rest) and data[len(rest) :].strip()))
+
     return {
-        close[:at].decode(): frozenset(
-            token_id
-            for token_id, data in enumerate(token_bytes)
-            if (data.startswith(close[at:]) if at else close in data)
-            and data.partition(close[at:])[2].strip()
-        )
+        close[:at].decode(): frozenset(token_id for token_id, data in may_close if goes_on(data, close[at:]))
         for at in range(len(close))
     }
 

@@ -137,6 +137,7 @@ class WishReader:
             ("resume", bool(message.resume)),
             ("probe", message.HasField("probe")),
             ("tools", bool(message.tools)),
+            ("messages", any(turn.tool_calls or turn.tool_call_id for turn in message.messages)),
             ("answer_format", message.HasField("answer_format")),
             ("sampling.top_logprobs", message.sampling.HasField("top_logprobs")),
             ("samples", message.samples > 1),

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from kernels import kernels_for
+from worker.engine.answer_form import FREE_FORM, AnswerForm
 from worker.engine.build import Model
 from worker.engine.closing import Closing
 from worker.engine.engine import Engine, EngineSettings
@@ -187,6 +188,7 @@ def make_request(
     strike: Strike | None = None,
     probe: ProbeRule | None = None,
     reserve: int = 0,
+    form: AnswerForm = FREE_FORM,
 ) -> Request:
     """A request whose output is as long as its budget, grace, close and answer need, and `extra` more."""
     closing = closing or default_closing(model)
@@ -207,6 +209,7 @@ def make_request(
         resume=resume,
         strike=strike,
         probe=probe,
+        form=form,
     )
 
 

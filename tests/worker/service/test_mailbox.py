@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.engine.events import Event, Finished, Output, Piece, Started, Timings
-from worker.engine.generation import FinishReason, Phase, ReasoningEnd, Strike
+from worker.engine.generation import CallPiece, FinishReason, Phase, ReasoningEnd, Strike
 from worker.engine.sampling import TokenLogprobs
 from worker.service.mailbox import Mailbox
 
@@ -127,6 +127,15 @@ def test_what_waits_is_a_piece_for_each_phase_that_a_sample_went_through(
         assert len(waiting) == sum(len(phases(given, sample)) for sample in range(SAMPLES))
 
     asyncio.run(scenario())
+
+
+async def test_adjacent_pieces_of_a_call_are_merged_and_calls_are_kept_apart() -> None:
+    mailbox = Mailbox("r", 1)
+    first = [CallPiece(0, "add", "{"), CallPiece(0, "", '"a": 1'), CallPiece(0, "", "}")]
+    for call in [*first, CallPiece(1, "now", "{}")]:
+        mailbox.put(Output("r", 0, (Piece(Phase.ANSWER, (1,), "", calls=(call,)),), None))
+    whole = (CallPiece(0, "add", '{"a": 1}'), CallPiece(1, "now", "{}"))
+    assert mailbox.take() == [Output("r", 0, (Piece(Phase.ANSWER, (1,) * 4, "", calls=whole),), None)]
 
 
 async def test_a_very_long_phase_is_taken_in_several_pieces() -> None:
