@@ -9,6 +9,7 @@ from curfew.cli.bench import bench
 from curfew.cli.chat import chat
 from curfew.cli.exits import EXITS
 from curfew.cli.health import health
+from curfew.cli.mcp import mcp
 from curfew.cli.plan import plan
 from curfew.cli.services import PASS_ON, controller, policy, serve, worker
 from curfew.cli.top import top
@@ -24,6 +25,7 @@ app.command(epilog=EXITS)(chat)
 app.command(epilog=EXITS)(plan)
 app.command(epilog=EXITS)(bench)
 app.command()(serve)
+app.command()(mcp)
 app.command()(top)
 app.command()(health)
 app.command(context_settings=PASS_ON)(worker)

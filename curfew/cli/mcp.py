@@ -1,0 +1,75 @@
+"""`curfew mcp`: reasoning within a deadline as a tool for agents."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from curfew.cli import options as cli
+from curfew.client import AsyncClient
+from curfew.rpc.addresses import is_loopback
+
+
+class Transport(Enum):
+    """How agents connect."""
+
+    STDIO = "stdio"
+    HTTP = "http"
+
+
+def mcp(
+    tenant: cli.Tenant = None,
+    key: cli.Key = None,
+    address: cli.Address = cli.DEFAULT_ADDRESS,
+    transport: Annotated[Transport, typer.Option(help="How agents connect.")] = Transport.STDIO,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where they do with --transport http.")
+    ] = "127.0.0.1:7290",
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let others reach --listen; something else must encrypt."),
+    ] = False,
+    tls: cli.UseTls = False,
+    ca: cli.Ca = None,
+    cert: cli.Cert = None,
+    cert_key: cli.CertKey = None,
+    server_name: cli.ServerName = "",
+) -> None:
+    """Offer agents a tool that thinks no longer than they can wait (Model Context Protocol).
+
+    With --transport http, an agent that sends `authorization: Bearer KEY` asks in the name of that key; the
+    server's own is then only for agents of this machine.
+    """
+    over_http = transport is Transport.HTTP
+    own = None if over_http and tenant is None and key is None else cli.key_of(tenant, key)
+    if over_http and not is_loopback(listen):
+        elsewhere = f"--listen {listen} can be reached from elsewhere"
+        if own is not None:
+            raise typer.BadParameter(f"{elsewhere}: leave out the key, so that agents bring theirs")
+        if not insecure:
+            raise typer.BadParameter(f"{elsewhere}, with keys and questions in clear: give --insecure")
+    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
+    try:
+        from curfew.mcp.clients import Clients
+        from curfew.mcp.server import PATH, serve_http, serve_stdio
+    except ModuleNotFoundError as error:
+        print(f"curfew mcp: needs {error.name}: pip install 'curfew[mcp]'", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+    clients = Clients(lambda each: AsyncClient(address.split(","), key=each, tls=security), own)
+    try:
+        if over_http:
+            asyncio.run(
+                serve_http(clients, listen, lambda bound: print(f"ready: http://{bound}{PATH}", flush=True))
+            )
+        else:
+            asyncio.run(serve_stdio(clients))
+    except OSError as error:
+        print(f"curfew mcp: cannot listen on {listen}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
