@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 from google.rpc import error_details_pb2
 
@@ -10,6 +12,7 @@ from controller.policy.model import Limits
 from controller.policy.units import format_duration, format_rate
 from controller.state import store
 from controller.state.bucket import Bucket
+from controller.state.memory import MemoryStore
 from controller.state.shared import Permit, Refused, SharedState
 from controller.state.store import Limit
 from curfew.rpc.errors import RpcError, reason, retry_after
@@ -25,6 +28,23 @@ async def admit(shared: SharedState, policy: TenantPolicy, prompt_tokens: int) -
     if isinstance(verdict, Refused):
         raise _refused(policy, verdict)
     return verdict
+
+
+class PlanLimits:
+    """How often each tenant may ask for a plan alone: as often as for an answer, counted apart, and by each
+    controller by itself.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """clock: seconds from any beginning."""
+        self._counted = MemoryStore(clock)
+
+    async def admit(self, policy: TenantPolicy) -> None:
+        """Counts one. Raises RpcError, as for a request."""
+        limits = store.Limits(rate=_limits(policy.limits).rate)
+        verdict = await self._counted.admit(store.Ask(policy.name, limits, "", tokens=0, lease_ttl_s=0.0))
+        if verdict.refused is not None:
+            raise _refused(policy, Refused(verdict.refused, verdict.retry_s))
 
 
 def _limits(limits: Limits) -> store.Limits:

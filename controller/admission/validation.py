@@ -8,6 +8,8 @@ from controller import wire
 from curfew.rpc.tools import tool_violations
 from curfew.v1 import generation_pb2, reasoning_pb2
 
+MAX_MESSAGES = 1024
+MAX_ID_LENGTH = 128
 MAX_LABELS = 16
 MAX_LABEL_LENGTH = 64
 MAX_STOPS = 16
@@ -42,8 +44,11 @@ def violations(request: reasoning_pb2.GenerateRequest) -> list[Violation]:
 def outcome_violations(request: reasoning_pb2.ReportOutcomeRequest) -> list[Violation]:
     """Everything that is wrong with a report; empty when nothing is."""
     wrong: list[Violation] = []
-    if not request.request_id:
+    length = len(request.request_id)
+    if not length:
         wrong.append(("request_id", "is empty; send the one of the request's plan"))
+    elif length > MAX_ID_LENGTH:
+        wrong.append(("request_id", f"{length} characters; allowed are at most {MAX_ID_LENGTH}"))
     if not 0 <= request.score <= 1:
         wrong.append(("score", f"{request.score:g} is out of range; allowed is 0 (wrong) to 1 (right)"))
     return wrong
@@ -53,6 +58,10 @@ def _messages(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
     messages = request.messages
     if not messages:
         yield "messages", "is empty; send at least one"
+        return
+    if len(messages) > MAX_MESSAGES:
+        # The rest is not looked at: that takes time too.
+        yield "messages", f"{len(messages)} messages; allowed are at most {MAX_MESSAGES}"
         return
     for index, message in enumerate(messages):
         field = f"messages[{index}]"

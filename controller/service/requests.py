@@ -11,7 +11,7 @@ import grpc
 
 from controller import wire
 from controller.admission.identity import Caller, bearer, identify
-from controller.admission.limits import admit
+from controller.admission.limits import PlanLimits, admit
 from controller.admission.tokens import Tokens
 from controller.admission.validation import outcome_violations, violations
 from controller.desk import Desk
@@ -68,6 +68,7 @@ class Requests:
         self._clock = clock
         self._new_id = new_id
         self._tokens = tokens
+        self._plan_limits = PlanLimits(clock)
 
     async def generate(
         self, request: reasoning_pb2.GenerateRequest, caller: Caller
@@ -122,6 +123,7 @@ class Requests:
         request_id = self._new_id()
         policy = await self._admit(request, caller)
         with _reported(request_id, policy.name):
+            await self._plan_limits.admit(policy)
             ask = self._ask(request, policy, caller)
             worker, decision = self._desk.look(ask, policy, self._clock())
             if isinstance(decision, Refusal):

@@ -18,6 +18,7 @@ from controller.planning.calibration import BEGIN, FURTHEST
 from controller.planning.outcomes import Outcomes
 from controller.policy import LivePolicy, Policy
 from controller.service.admin import AdminServicer
+from controller.service.gate import Gate
 from controller.service.journal import Journal
 from controller.service.membership import Membership, Sources
 from controller.service.reasoning import ReasoningServicer
@@ -141,7 +142,11 @@ class Controller:
             new_id,
             security.tokens,
         )
-        self._callers = Server(max_message_bytes=MAX_MESSAGE_BYTES, tls=security.callers)
+        self._callers = Server(
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            interceptors=[Gate(policy, security.tokens)],
+            tls=security.callers,
+        )
         self._operators = Server(
             max_message_bytes=MAX_MESSAGE_BYTES,
             tls=security.operators,

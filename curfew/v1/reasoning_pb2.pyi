@@ -124,7 +124,7 @@ class GenerateRequest(_message.Message):
     ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Message]:
-        """The conversation; the last turn is the user's or a tool's. At least one."""
+        """The conversation; the last turn is the user's or a tool's. 1 to 1024."""
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
@@ -569,7 +569,7 @@ class ReportOutcomeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """From the request's plan."""
+    """From the request's plan. At most 128 characters."""
     score: _builtins.float
     """0: wrong, 1: right, or a grade between."""
     def __init__(

@@ -101,6 +101,11 @@ def messages(*turns: pb.Message) -> Callable[[Request], None]:
             "sampling.stop[0]",
             "65 characters; allowed are 1 to 64",
         ),
+        (
+            lambda r: r.messages.extend([r.messages[-1]] * 1024),
+            "messages",
+            "1025 messages; allowed are at most 1024",
+        ),
         (wish(mode=9), "wishes.mode", "9 is not a mode"),
         (wish(effort=9), "wishes.effort", "9 is not an effort"),
         (wish(max_output_tokens=0), "wishes.max_output_tokens", "0 leaves no answer; allowed is 1 and more"),

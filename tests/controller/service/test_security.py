@@ -24,19 +24,19 @@ from controller.policy import LivePolicy, load_policy, parse_policy
 from controller.service.membership import Sources
 from controller.service.security import add_security_options, read_security
 from controller.service.server import Addresses, Controller
+from curfew.rpc.access import check_names
 from curfew.rpc.tls import ServerTls, Tls, open_channel
 from curfew.v1 import (
     admin_pb2,
     admin_pb2_grpc,
     reasoning_pb2,
     reasoning_pb2_grpc,
-    worker_pb2,
-    worker_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
 )
 from tests.certificates import Authority, Identity
 from tests.controller.fake_worker import FakeWorker
 from tests.controller.service.harness import KEYS, LOCAL, POLICY, ask, key
-from worker.service.security import Security
 
 OK = grpc.StatusCode.OK
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -74,6 +74,13 @@ async def controller(
         await running.stop(0.0)
 
 
+async def ending(call: grpc.aio.Call) -> grpc.StatusCode:
+    """How a call ends."""
+    code = await call.code()
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
 async def operates(address: str, tls: Tls | None = None, secret: str | None = None) -> grpc.StatusCode:
     """How an operator's call ends."""
     async with open_channel(address, tls, [("grpc.use_local_subchannel_pool", 1)]) as channel:
@@ -96,7 +103,7 @@ async def test_every_hop_can_be_encrypted_with_both_sides_known(authority: Autho
     caller = authority.issue("support.example")
     async with FakeWorker(
         tls=ServerTls(at_worker.cert, at_worker.key, authority.ca),
-        authorise=Security(allowed=frozenset({"controller.internal"})).authorise,
+        authorise=lambda _, context: check_names(context, {"controller.internal"}),
     ) as worker:
         ours = ("--tls-cert", at_controller.cert, "--tls-key", at_controller.key)
         to_worker = ("--worker-ca", authority.ca, "--worker-name", "worker.internal")
@@ -112,19 +119,6 @@ async def test_every_hop_can_be_encrypted_with_both_sides_known(authority: Autho
             assert events[-1].HasField("completion")
             assert await operates(addresses.admin, Tls(authority.ca)) is OK
             assert await operates(addresses.admin) is UNAVAILABLE
-
-
-async def test_a_worker_takes_no_one_but_controllers(authority: Authority) -> None:
-    at_worker, tenant, at_controller = map(authority.issue, ("worker", "tenant", "controller"))
-    async with FakeWorker(
-        tls=ServerTls(at_worker.cert, at_worker.key, authority.ca),
-        authorise=Security(allowed=frozenset({"controller"})).authorise,
-    ) as worker:
-        request = worker_pb2.DescribeWorkerRequest()
-        for who, code in ((tenant, DENIED), (at_controller, OK)):
-            async with open_channel(worker.address, shown(who)) as channel:
-                call = worker_pb2_grpc.WorkerServiceStub(channel).DescribeWorker(request, timeout=20)
-                assert await call.code() is code
 
 
 async def test_operators_need_one_of_the_keys_in_the_file_as_it_is_now(tmp_path: Path) -> None:
@@ -160,6 +154,41 @@ async def test_operators_are_known_by_their_certificate(authority: Authority, tm
         assert await operates(addresses.admin, shown(operator)) is UNAUTHENTICATED
         assert await operates(addresses.admin, shown(worker), "secret") is DENIED
         assert await operates(addresses.admin, shown(operator), "secret") is OK
+
+
+async def announces(address: str, tls: Tls | None = None, secret: str | None = None) -> grpc.StatusCode:
+    """How a worker's announcement ends."""
+    async with open_channel(address, tls, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        metadata = None if secret is None else (("authorization", f"Bearer {secret}"),)
+        request = registry_pb2.AnnounceRequest(address="127.0.0.1:1", instance="i", model="m", slots=1)
+        stub = registry_pb2_grpc.RegistryServiceStub(channel)
+        return await ending(stub.Announce(request, metadata=metadata, timeout=10))
+
+
+async def test_workers_announce_themselves_with_a_key_or_name_that_does_nothing_else(
+    authority: Authority, tmp_path: Path
+) -> None:
+    operators, workers = tmp_path / "operators", tmp_path / "workers"
+    operators.write_text("operator\n")
+    workers.write_text("worker\n")
+    async with controller("--admin-keys", operators, "--announce-keys", workers) as addresses:
+        assert await announces(addresses.admin, secret="worker") is OK
+        assert await announces(addresses.admin, secret="operator") is OK
+        assert await announces(addresses.admin, secret="a") is UNAUTHENTICATED
+        assert await announces(addresses.admin) is UNAUTHENTICATED
+        assert await operates(addresses.admin, secret="worker") is UNAUTHENTICATED
+    # Without keys of their own, workers have none that will do.
+    async with controller("--admin-keys", operators) as addresses:
+        assert await announces(addresses.admin, secret="worker") is UNAUTHENTICATED
+    server, operator, worker = map(authority.issue, ("controller", "ops", "worker"))
+    ours = ("--tls-cert", server.cert, "--tls-key", server.key, "--admin-tls-client-ca", authority.ca)
+    async with controller(*ours, "--admin-allow", "ops", "--announce-allow", "worker") as addresses:
+        assert await announces(addresses.admin, shown(worker)) is OK
+        assert await announces(addresses.admin, shown(operator)) is OK
+        assert await announces(addresses.admin, shown(server)) is DENIED
+        assert await operates(addresses.admin, shown(worker)) is DENIED
+    async with controller(*ours, "--admin-allow", "ops") as addresses:
+        assert await announces(addresses.admin, shown(worker)) is DENIED
 
 
 async def test_only_operators_see_who_is_connected(tmp_path: Path) -> None:

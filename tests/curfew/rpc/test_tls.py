@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from curfew.rpc.addresses import is_loopback
 from curfew.rpc.server import Server
 from curfew.rpc.tls import (
+    Dialler,
     ServerTls,
     Tls,
     add_client_options,
@@ -48,7 +49,12 @@ async def status(address: str, tls: Tls | None) -> grpc.StatusCode:
     """How one call over a connection of its own ends."""
     # Not shared with the connection of another call.
     options = (("grpc.use_local_subchannel_pool", 1),)
-    async with open_channel(address, tls, options) as channel:
+    return await answer(open_channel(address, tls, options))
+
+
+async def answer(opened: grpc.aio.Channel) -> grpc.StatusCode:
+    """How one call over a channel ends, which is closed then."""
+    async with opened as channel:
         try:
             response = await health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(), timeout=10
@@ -96,6 +102,25 @@ async def test_a_changed_certificate_is_shown_from_the_next_connection_on(
         f"the certificate before stays in use: {before.cert} and {before.key} are not a certificate and its "
         "key in PEM form"
     ]
+
+
+async def test_a_dialler_opens_channels_with_the_files_as_they_are(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = authority.issue("server")
+    caller = Authority(tmp_path, "other").issue("caller", file="dialling")
+    dialler = Dialler(Tls(authority.ca, caller.cert, caller.key), [("grpc.use_local_subchannel_pool", 1)])
+    async with serving(ServerTls(server.cert, server.key, authority.ca)) as address:
+        assert dialler.version == 0
+        assert await answer(dialler.open(address)) is grpc.StatusCode.UNAVAILABLE
+        known = authority.issue("caller")
+        caller.cert.write_bytes(known.cert.read_bytes())
+        # A certificate without its key, as while both are being written, changes nothing.
+        assert dialler.version == 0
+        assert "the certificate before stays in use" in caplog.text
+        caller.key.write_bytes(known.key.read_bytes())
+        assert dialler.version == 1
+        assert await answer(dialler.open(address)) is grpc.StatusCode.OK
 
 
 def parse(*arguments: str) -> argparse.Namespace:
