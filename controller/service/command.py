@@ -22,6 +22,7 @@ from controller.service.server import Addresses, Controller
 from controller.state.connect import open_store
 from controller.state.shared import Timings
 from controller.state.store import StoreError
+from controller.telemetry.settings import TelemetrySettings
 from curfew.rpc.addresses import host_and_port
 from curfew.rpc.server import on_signals
 from curfew.telemetry.controller_metrics import MOST_TENANTS
@@ -96,10 +97,9 @@ async def _serve_until_told(
         recorded_labels=frozenset(options.record_label),
         store=store,
         store_optional=options.state_optional,
-        measured=options.metrics is not None,
-        logged=options.log_requests,
-        tracing=tracing,
-        most_tenants=options.metrics_tenants,
+        telemetry=TelemetrySettings(
+            options.metrics is not None, options.metrics_tenants, tracing, options.log_requests
+        ),
         security=security,
     )
     try:

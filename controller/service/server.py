@@ -34,10 +34,9 @@ from controller.state.shared import SharedState
 from controller.state.store import Level, Store
 from controller.telemetry.readings import ControllerReadings
 from controller.telemetry.requests import RequestMetrics
+from controller.telemetry.settings import TelemetrySettings
 from controller.telemetry.spans import log_request, trace_request
 from curfew.rpc.server import Server
-from curfew.telemetry.controller_metrics import MOST_TENANTS
-from curfew.telemetry.tracing import Tracing
 from curfew.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -86,18 +85,13 @@ class Controller:
         recorded_labels: Set[str] = frozenset(),
         store: Store | None = None,
         store_optional: bool = False,
-        measured: bool = False,
-        logged: bool = False,
-        tracing: Tracing | None = None,
-        most_tenants: int = MOST_TENANTS,
+        telemetry: TelemetrySettings | None = None,
         security: Security = OPEN,
     ) -> None:
         """sources: of workers. shadow: loads the policy that decides without acting. recorder: closed by
         `stop`. recorded_labels: names of the labels that are recorded. store: shared with other controllers;
         closed by `stop`. None keeps what would be shared in memory. store_optional: whether to start without
-        it. measured: whether requests are counted for `readings`. logged: whether each has a log line.
-        tracing: None traces nothing. most_tenants: that have metrics of their own. security: who may connect
-        to what, and how.
+        it. telemetry: None tells nothing. security: who may connect to what, and how.
         """
         self._policy = policy
         self._availability: asyncio.Queue[bool] = asyncio.Queue()
@@ -122,12 +116,17 @@ class Controller:
         self.shadow = None if shadow is None else ShadowPolicy(shadow, desk)
         self._recorder = recorder
         self._store_optional = store_optional
-        counted = RequestMetrics()
-        watching = ((measured, counted.note), (tracing is not None, trace_request), (logged, log_request))
-        observers = [observe for wanted, observe in watching if wanted]
+        telemetry = telemetry or TelemetrySettings()
+        counted, tracing = RequestMetrics(), telemetry.tracing
+        parts = (
+            (telemetry.counted, counted.note),
+            (tracing is not None, trace_request),
+            (telemetry.logged, log_request),
+        )
+        observers = [*(observe for wanted, observe in parts if wanted), *telemetry.also]
         journal = Journal(clock, self.shadow, recorder, recorded_labels, observers, tracing)
         self.readings = ControllerReadings(
-            policy, desk, roster, self._fleet, journal, self.shared, counted, clock, most_tenants
+            policy, desk, roster, self._fleet, journal, self.shared, counted, clock, telemetry.most_tenants
         )
         requests = Requests(
             policy,

@@ -19,9 +19,8 @@ from controller.service.recording import Recorder
 from controller.service.server import Addresses, Controller
 from controller.service.shadow import ShadowPolicy
 from controller.state.store import Store
-from curfew.telemetry.controller_metrics import MOST_TENANTS
+from controller.telemetry.settings import TelemetrySettings
 from curfew.telemetry.metric import Reading
-from curfew.telemetry.tracing import Tracing
 from curfew.v1 import admin_pb2_grpc, generation_pb2, reasoning_pb2, reasoning_pb2_grpc
 
 LOCAL = Addresses("127.0.0.1:0", "127.0.0.1:0")
@@ -168,9 +167,7 @@ async def controller(
     recorded_labels: Set[str] = frozenset(),
     store: Store | None = None,
     workers_dns: tuple[str, int] | None = None,
-    measured: bool = False,
-    most_tenants: int = MOST_TENANTS,
-    tracing: Tracing | None = None,
+    telemetry: TelemetrySettings | None = None,
     http: str | None = None,
 ) -> AsyncIterator[Door]:
     """Runs a controller in this process. http: where its HTTP door is to be."""
@@ -187,9 +184,7 @@ async def controller(
         recorder=recorder,
         recorded_labels=recorded_labels,
         store=store,
-        measured=measured,
-        most_tenants=most_tenants,
-        tracing=tracing,
+        telemetry=telemetry,
     )
     addresses = await running.start(replace(LOCAL, http=http))
     door = Door(addresses, running.shadow, running.readings.read)

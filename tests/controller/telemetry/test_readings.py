@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from controller.policy import LivePolicy, PolicyError, load_policy, parse_policy
+from controller.telemetry.settings import TelemetrySettings
 from curfew.telemetry import controller_metrics as metrics
 from curfew.telemetry.metric import Reading
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import KEYS, POLICY, Door, controller
 from tests.telemetry import value
 
+COUNTED = TelemetrySettings(counted=True)
 BAD = "apiVersion: curfew/v1\ntenants:\n  - name: Analyst\n"
 
 
@@ -29,7 +31,7 @@ async def ended(door: Door, requests: int) -> list[Reading]:
 async def test_an_answered_request_is_counted_with_its_times_and_its_budget() -> None:
     async with (
         FakeWorker(Script(reasoning=20, answer="it is 42")) as worker,
-        controller([worker.address], measured=True) as door,
+        controller([worker.address], telemetry=COUNTED) as door,
     ):
         answer = await door.generate("analyst")
         readings = await ended(door, 1)
@@ -53,7 +55,7 @@ async def test_refusals_are_counted_by_why() -> None:
     limited = POLICY + "    limits: {rate: 1/h}\n"
     async with (
         FakeWorker(Script()) as worker,
-        controller([worker.address], limited, measured=True) as door,
+        controller([worker.address], limited, telemetry=COUNTED) as door,
     ):
         await door.generate("impossible")
         await door.generate("late")
@@ -69,7 +71,7 @@ async def test_requests_that_the_worker_refuses_or_fails_and_those_that_are_left
     script = Script(refuse_with=RuntimeError("secret"))
     async with (
         FakeWorker(script) as worker,
-        controller([worker.address], measured=True) as door,
+        controller([worker.address], telemetry=COUNTED) as door,
     ):
         await door.generate("analyst")
         script.refuse_with, script.pause_after = None, 5
@@ -85,7 +87,7 @@ async def test_a_request_that_goes_on_elsewhere_is_a_failover() -> None:
     async with (
         FakeWorker(Script(fail_after=5)) as first,
         FakeWorker(Script(fail_after=5)) as second,
-        controller([first.address, second.address], measured=True) as door,
+        controller([first.address, second.address], telemetry=COUNTED) as door,
     ):
         first.loses_resumed = second.loses_resumed = False
         answer = await door.generate("analyst")
@@ -97,7 +99,7 @@ async def test_a_request_that_goes_on_elsewhere_is_a_failover() -> None:
 async def test_tenants_beyond_the_first_are_added_up_as_other() -> None:
     async with (
         FakeWorker(Script()) as worker,
-        controller([worker.address], measured=True, most_tenants=2) as door,
+        controller([worker.address], telemetry=TelemetrySettings(counted=True, most_tenants=2)) as door,
     ):
         for tenant in ("analyst", "impossible", "late"):
             await door.generate(tenant)
@@ -110,7 +112,7 @@ async def test_tenants_beyond_the_first_are_added_up_as_other() -> None:
 
 
 async def test_every_tenant_counts_from_0() -> None:
-    async with FakeWorker(Script()) as worker, controller([worker.address], measured=True) as door:
+    async with FakeWorker(Script()) as worker, controller([worker.address], telemetry=COUNTED) as door:
         readings = list(door.readings())
     for outcome in ("answered", "refused", "failed", "left"):
         assert value(readings, metrics.REQUESTS, "support", outcome) == 0
@@ -121,7 +123,7 @@ async def test_a_policy_that_is_refused_shows_until_it_is_mended(tmp_path: Path)
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
     live = LivePolicy(lambda: load_policy(file, KEYS))
-    async with controller([], live, ready=False, measured=True) as door:
+    async with controller([], live, ready=False, telemetry=COUNTED) as door:
         readings = list(door.readings())
         assert value(readings, metrics.POLICY_REJECTED, "active") == 0
         file.write_text(BAD)
@@ -143,7 +145,7 @@ async def test_what_a_shadow_policy_would_do_otherwise_is_counted() -> None:
     async with (
         FakeWorker(Script(reasoning=10)) as worker,
         controller(
-            [worker.address], shadow=lambda: parse_policy(other, "shadow.yaml", None), measured=True
+            [worker.address], shadow=lambda: parse_policy(other, "shadow.yaml", None), telemetry=COUNTED
         ) as door,
     ):
         await door.generate("analyst")

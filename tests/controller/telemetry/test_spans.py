@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from controller.telemetry.settings import TelemetrySettings
 from curfew.telemetry.options import tracing_to
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.http.door import PLAIN
@@ -26,7 +27,9 @@ async def traced(worker: FakeWorker, policy: str = POLICY) -> AsyncIterator[tupl
     async with (
         receiving() as receiver,
         tracing_to(receiver.address, "curfew-controller", None, time.monotonic) as tracing,
-        controller([worker.address], policy, tracing=tracing, http="127.0.0.1:0") as door,
+        controller(
+            [worker.address], policy, telemetry=TelemetrySettings(tracing=tracing), http="127.0.0.1:0"
+        ) as door,
     ):
         yield door, receiver
 
@@ -107,7 +110,7 @@ async def test_a_trace_goes_on_over_grpc_through_the_worker_that_takes_over() ->
         async with (
             receiving() as receiver,
             tracing_to(receiver.address, "curfew-controller", None, time.monotonic) as tracing,
-            controller([first.address, second.address], tracing=tracing) as door,
+            controller([first.address, second.address], telemetry=TelemetrySettings(tracing=tracing)) as door,
         ):
             metadata = (*key("analyst"), ("traceparent", TRACEPARENT))
             call = door.reasoning.Generate(ask(), metadata=metadata, timeout=20)
