@@ -12,7 +12,7 @@ from controller.desk.peers import Alone, Peers, PoolNews
 from controller.desk.returns import Paced, Returns
 from controller.desk.tenants import Tenants
 from controller.desk.waiting import Ticket, WaitingRoom
-from controller.fleet.roster import Roster
+from controller.fleet.roster import Roster, Sent
 from controller.fleet.worker import Worker
 from controller.planning.decision import Ask, Decision, Refusal, RefusedFor
 from controller.planning.needs import Ability, Needs
@@ -242,6 +242,16 @@ class Desk:
             return False
         flight.move(worker, self._roster.send(worker, flight.placement.ask.prompt_tokens))
         return True
+
+    def hedge(self, flight: Flight) -> tuple[Worker, Sent] | None:
+        """A place at a second worker for a flight that waits for its first token; None when none is free, or
+        others wait for it.
+        """
+        needs = flight.placement.ask.needs
+        worker = None if self.waiting else self._roster.another(flight.worker, needs)
+        if worker is None:
+            return None
+        return worker, self._roster.send(worker, flight.placement.ask.prompt_tokens)
 
     def best(self, needs: Needs, now_s: float) -> Worker:
         """The worker that a request would go to now. Raises NoWorkerError."""

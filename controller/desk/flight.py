@@ -178,7 +178,7 @@ class Flight:
         return self._watch.reason_until_s if self._watch is not None else self.decision.reason_until_s
 
     def move(self, worker: Worker, sent: Sent) -> None:
-        """Its worker was lost, and it goes on at another."""
+        """Its worker was lost, or slower than another, at which it goes on."""
         self._sent.end()
         self.worker, self._sent = worker, sent
         self._moved = True

@@ -51,12 +51,13 @@ GenerateCall = grpc.aio.UnaryStreamCall[
 class Stream:
     """One request at a worker.
 
-    Whoever reads `call` closes this at the end. The call ends with CancelledError when the worker is lost
+    Whoever reads `responses` closes this at the end. They end with CancelledError when the worker is lost
     though the connection stands, and `is_lost` tells that from a reader that was cancelled itself.
     """
 
     def __init__(self, call: GenerateCall, closed: Callable[[Stream], None]) -> None:
-        self.call = call
+        self._call = call
+        self.responses = aiter(call)
         self._closed = closed
         self._lost = False
 
@@ -69,11 +70,11 @@ class Stream:
     def give_up(self) -> None:
         """Nothing more is expected of the worker."""
         self._lost = True
-        self.call.cancel()
+        self._call.cancel()
 
     def close(self) -> None:
         """Ends it, if it has not ended."""
-        self.call.cancel()
+        self._call.cancel()
         self._closed(self)
 
 

@@ -189,6 +189,13 @@ class Roster:
                 candidates.append(Candidate(worker, outlook.requests, finish_s, worker is home))
         return pick(candidates)
 
+    def another(self, than: Worker, needs: Needs) -> Worker | None:
+        """One of the best with a free slot, but not this one; None when there is none."""
+        for worker in self._ranking(needs).best_two():
+            if worker is not than and self.has_slot(worker):
+                return worker
+        return None
+
     def has_slot(self, worker: Worker) -> bool:
         """Whether an available worker has a slot for one more request."""
         outlook = self._outlooks.get(worker)

@@ -145,6 +145,7 @@ def _settings(policy: TenantPolicy) -> Mapping[str, str]:
         "priority": str(policy.priority),
         "when nothing fits": policy.otherwise.value,
         "brownout": policy.brownout.value,
+        "goes to a second worker after": _time(policy.hedge_s),
         "probes": _NONE if policy.probe is None else format_probe(policy.probe),
         "requests at most": f"{format_rate(limits.rate)}, {limits.burst} at once" if limits.rate else _NONE,
         "tokens at most": format_rate(limits.tokens) if limits.tokens else _NONE,

@@ -23,6 +23,7 @@ def explain(tenant: TenantPolicy, case: Case) -> str:
         f"promise  {_promise(policy.objectives)}",
         f"limits   {_limits(policy.limits)}",
         *([] if policy.probe is None else [f"probes   {format_probe(policy.probe)}"]),
+        *([] if policy.hedge_s is None else [f"hedge    at a second worker after {_hedge(policy.hedge_s)}"]),
         f"worker   {_worker(case)}",
         f"plan     {_plan(policy, outcome)}",
         f"because  {outcome.why}",
@@ -30,6 +31,10 @@ def explain(tenant: TenantPolicy, case: Case) -> str:
         *_more(policy, case, outcome),
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _hedge(hedge_s: float) -> str:
+    return f"{format_duration(hedge_s)} without a token"
 
 
 def _labels(labels: Mapping[str, str]) -> str:

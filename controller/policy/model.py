@@ -152,9 +152,9 @@ class TenantPolicy:
 
     rule: where it stands in the file, such as `tenants[2]` or `tenants[2].rules[0]`. version: of the policy
     that it is from. weight: what its quality is worth beside that of others. priority: 0 to 7, lower runs
-    first. brownout: how far load may squeeze them. probe: None takes no looks. limits: of the tenant, under
-    every rule the same. rules: exceptions, of which the first that matches applies; a rule has none of its
-    own.
+    first. brownout: how far load may squeeze them. probe: None takes no looks. hedge_s: without a token after
+    which a request goes to a second worker too. limits: of the tenant, under every rule the same. rules:
+    exceptions, of which the first that matches applies; a rule has none of its own.
     """
 
     name: str
@@ -169,6 +169,7 @@ class TenantPolicy:
     otherwise: Otherwise
     brownout: Brownout = Brownout.REJECT
     probe: Probe | None = None
+    hedge_s: float | None = None
     limits: Limits = Limits()
     rules: tuple[Rule, ...] = ()
 

@@ -222,6 +222,7 @@ class _Resolver:
             otherwise=layers.get(lambda s: s.otherwise, Otherwise.REFUSE),
             brownout=layers.get(lambda s: s.brownout, Brownout.REJECT),
             probe=self._probe(layers, mode),
+            hedge_s=layers.find(lambda s: s.hedge),
             limits=self._limits(layers),
         )
 

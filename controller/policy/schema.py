@@ -411,6 +411,9 @@ class Settings(Section):
     to `no_think`; to the `queue`, where they wait for a better moment; to `reject`. A tenant that asks for no
     more than its share of the pool, by weight, is not squeezed. Default: reject.
     """
+    hedge: Duration | None = None
+    """When no token of a request has come so long after it was sent to a worker, it goes to a second one too,
+    if one has a free place that nobody waits for; the first to yield a token goes on. Default: never."""
     probe: ProbeSection = ProbeSection()
     """Ending reasoning once the answer is stable."""
     limits: LimitsSection = LimitsSection()

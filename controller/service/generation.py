@@ -11,10 +11,12 @@ import grpc
 from controller import wire
 from controller.desk import Adjustment, Done, Flight, Objective, Settlement
 from controller.fleet import Fleet, Worker
-from controller.fleet.roster import Roster
+from controller.fleet.link import Stream
+from controller.fleet.roster import Roster, Sent
 from controller.planning.needs import Ability
 from controller.planning.outcomes import Outcomes
 from controller.policy import Otherwise
+from controller.service.hedge import Responses, StreamLostError, race
 from controller.service.outbox import Outbox
 from controller.service.passed import Passed
 from controller.service.reception import Reception
@@ -72,6 +74,8 @@ class Generation:
         self._passed = Passed()
         self._attempts: list[reasoning_pb2.Attempt] = []
         self._attempt_id = request_id
+        self._attempt = reasoning_pb2.Attempt()
+        """Of `_attempts`, the one that is read from."""
         self._roster = roster
         self._outcomes = outcomes
         self._clock = clock
@@ -122,8 +126,7 @@ class Generation:
                     # An id of its own: the worker that was lost may be back, and not know that it was.
                     request.request_id = f"{self._request_id}.{number}"
                     request.priority = 0
-                self._attempt_id = request.request_id
-                error = await self._attempt(request, time_remaining(), outbox)
+                error = await self._run(request, time_remaining(), outbox)
                 if error is None or flight.ended or not _is_lost(error) or number == MOST_ATTEMPTS - 1:
                     break
                 resuming = self._passed.anything
@@ -148,55 +151,111 @@ class Generation:
             return MOST_PATIENCE_S
         return min(MOST_PATIENCE_S, max(0.0, placement.receipt_s + deadline_s - self._clock()))
 
-    async def _attempt(
+    async def _run(
         self, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None, outbox: Outbox
     ) -> Exception | None:
-        """Relays what one worker sends. Returns why it did not complete the request."""
-        flight, worker = self._flight, self._flight.worker
-        link = self._fleet.link(worker)
-        self._attempts.append(reasoning_pb2.Attempt(worker=worker.address))
+        """Relays what one worker sends, or the first of two to send anything. Returns why none completed the
+        request.
+        """
+        flight = self._flight
+        stream = self._send(flight.worker, request, timeout_s)
         error: Exception | None = None
-        stream = link.generate(request, timeout_s, self._trace)
         try:
-            async for response in stream.call:
-                if response.HasField("load"):
-                    self._roster.take_load(worker, response.load, self._clock())
-                event = response.WhichOneof("event")
-                if event == "delta":
-                    self._passed.add(response)
-                    self._take_delta(response.delta, outbox)
-                elif event == "completion":
-                    now_s = self._clock()
-                    self.done = _done(response.completion)
-                    if Ability.TOKEN_IDS not in worker.limits.abilities:
-                        self._count(response.completion.usage)
-                    self.reasoning_end = response.completion.reasoning_end
-                    self._fleet.outliers.answered(worker)
-                    self.settlement = settlement = flight.end(self.done, now_s)
-                    if settlement.trial is not None:
-                        tenant = flight.placement.policy.name
-                        self._outcomes.remember(tenant, self._request_id, settlement.trial, now_s)
-                    completion = self._completion(response.completion, settlement)
-                    outbox.put(reasoning_pb2.GenerateResponse(completion=completion))
-                elif event == "started":
-                    self._passed.start(response.started)
-                    flight.start(response.started.prompt_tokens)
+            hedge_s = flight.placement.policy.hedge_s
+            if hedge_s is not None and not self._passed.anything:
+                stream, head = await self._race(stream, hedge_s, request, timeout_s)
+                for response in head:
+                    self._take(response, outbox)
+            async for response in stream.responses:
+                self._take(response, outbox)
             if not flight.ended:
-                self._lose(worker, "it ended a stream without completing it")
-                error = lost(worker.address, self._delivered_tokens)
+                self._lose(flight.worker, "it ended a stream without completing it")
+                error = self._lost()
         except grpc.aio.AioRpcError as failure:
-            error = caller_error(failure, worker.address, self._delivered_tokens)
+            error = caller_error(failure, flight.worker.address, self._delivered_tokens)
             if _is_lost(error):
-                self._lose(worker, f"{failure.code().name}: {failure.details()}")
+                self._lose(flight.worker, f"{failure.code().name}: {failure.details()}")
             elif self._passed.anything and failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                error = lost(worker.address, self._delivered_tokens)
+                error = self._lost()
+        except StreamLostError:
+            error = self._lost()
         except asyncio.CancelledError:
             if not stream.is_lost:
                 raise
-            error = lost(worker.address, self._delivered_tokens)
+            error = self._lost()
         finally:
             stream.close()
         return error
+
+    def _send(
+        self, worker: Worker, request: worker_pb2.WorkerServiceGenerateRequest, timeout_s: float | None
+    ) -> Stream:
+        self._attempt_id = request.request_id
+        self._attempts.append(reasoning_pb2.Attempt(worker=worker.address))
+        self._attempt = self._attempts[-1]
+        return self._fleet.link(worker).generate(request, timeout_s, self._trace)
+
+    async def _race(
+        self,
+        first: Stream,
+        after_s: float,
+        request: worker_pb2.WorkerServiceGenerateRequest,
+        timeout_s: float | None,
+    ) -> tuple[Stream, Responses]:
+        """Has a second worker run the request too when the first yields no token for so long."""
+        first_id, first_attempt = self._attempt_id, self._attempt
+        second: Stream | None = None
+        place: tuple[Worker, Sent] | None = None
+
+        def begin() -> Stream | None:
+            nonlocal second, place
+            place = self._reception.hedge(self._flight)
+            if place is not None:
+                request.request_id = f"{first_id}.hedge"
+                second = self._send(place[0], request, timeout_s)
+                self._attempt.hedge = True
+            return second
+
+        winner = first
+        try:
+            winner, head = await race(first, after_s, begin)
+        finally:
+            if place is not None and winner is second:
+                self._flight.move(*place)
+            elif place is not None:
+                place[1].end()
+                self._attempt_id, self._attempt = first_id, first_attempt
+        return winner, head
+
+    def _take(self, response: worker_pb2.WorkerServiceGenerateResponse, outbox: Outbox) -> None:
+        """Tells the flight and the caller what a worker has sent."""
+        flight = self._flight
+        worker = flight.worker
+        if response.HasField("load"):
+            self._roster.take_load(worker, response.load, self._clock())
+        event = response.WhichOneof("event")
+        if event == "delta":
+            self._passed.add(response)
+            self._take_delta(response.delta, outbox)
+        elif event == "completion":
+            now_s = self._clock()
+            self.done = _done(response.completion)
+            if Ability.TOKEN_IDS not in worker.limits.abilities:
+                self._count(response.completion.usage)
+            self.reasoning_end = response.completion.reasoning_end
+            self._fleet.outliers.answered(worker)
+            self.settlement = settlement = flight.end(self.done, now_s)
+            if settlement.trial is not None:
+                tenant = flight.placement.policy.name
+                self._outcomes.remember(tenant, self._request_id, settlement.trial, now_s)
+            completion = self._completion(response.completion, settlement)
+            outbox.put(reasoning_pb2.GenerateResponse(completion=completion))
+        elif event == "started":
+            self._passed.start(response.started)
+            flight.start(response.started.prompt_tokens)
+
+    def _lost(self) -> RpcError:
+        return lost(self._flight.worker.address, self._delivered_tokens)
 
     def _lose(self, worker: Worker, why: str) -> None:
         """Tells that a worker was lost under this request; of many requests at once the first counts."""
@@ -220,13 +279,13 @@ class Generation:
             self.answer_tokens += tokens
             self._flight.answer(self._clock())
         self._delivered_tokens += tokens
-        self._attempts[-1].output_tokens += tokens
+        self._attempt.output_tokens += tokens
         outbox.put_delta(delta)
 
     def _count(self, usage: generation_pb2.TokenUsage) -> None:
         """Takes the completion's counts, of a worker that cannot count exactly before."""
         self.reasoning_tokens, self.answer_tokens = usage.reasoning_tokens, usage.answer_tokens
-        self._delivered_tokens = self._attempts[-1].output_tokens = usage.output_tokens
+        self._delivered_tokens = self._attempt.output_tokens = usage.output_tokens
 
     async def _adjust(self, adjustment: Adjustment, outbox: Outbox) -> None:
         flight = self._flight

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from controller.desk import Desk, Flight, Ticket
+from controller.fleet import Sent, Worker
 from controller.planning.decision import Ask, Refusal
 from controller.policy import TenantPolicy
 
@@ -76,6 +77,10 @@ class Reception:
         finally:
             self._displaced.discard(changed)
         return True
+
+    def hedge(self, flight: Flight) -> tuple[Worker, Sent] | None:
+        """A place at a second worker, which must be ended; None when there is none to spare."""
+        return self._desk.hedge(flight)
 
     def news(self) -> None:
         """Something happened: a worker said something, a place became free."""

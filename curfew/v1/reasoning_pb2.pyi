@@ -420,7 +420,9 @@ class Completion(_message.Message):
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
-        """Where it ran, in order: more than one worker when others were lost."""
+        """Where it ran, in order: more than one worker when others were lost, or yielded nothing in the time that the tenant's
+        policy gives them before a second one is asked too.
+        """
 
     @_builtins.property
     def malformed_tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.MalformedToolCall]:
@@ -456,19 +458,23 @@ class Attempt(_message.Message):
 
     WORKER_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    HEDGE_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """The worker."""
     output_tokens: _builtins.int
     """Output tokens that came from it."""
+    hedge: _builtins.bool
+    """It was begun beside the one before it, which had not yielded a token yet."""
     def __init__(
         self,
         *,
         worker: _builtins.str = ...,
         output_tokens: _builtins.int = ...,
+        hedge: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedge", b"hedge", "output_tokens", b"output_tokens", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

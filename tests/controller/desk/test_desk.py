@@ -217,3 +217,20 @@ def test_spread_numbers_cover_their_range_evenly() -> None:
 def test_an_ask_is_not_changed() -> None:
     ask = Ask(prompt_tokens=10, most_prompt_tokens=20, deadline_s=1.0)
     assert Pool().fly(policy(), 0.0, ask).placement.ask is ask
+
+
+def test_a_hedge_takes_a_free_slot_at_another_worker_that_nobody_waits_for() -> None:
+    pool = Pool(workers=2, slots=1)
+    flight = pool.fly(policy(), now_s=0.0)
+    place = pool.desk.hedge(flight)
+    assert place is not None
+    worker, sent = place
+    assert worker is not flight.worker
+    assert pool.desk.hedge(flight) is None, "no slot is left"
+    sent.end()
+    assert pool.desk.hedge(flight) is not None
+
+
+def test_there_is_no_hedge_without_another_worker() -> None:
+    pool = Pool(workers=1)
+    assert pool.desk.hedge(pool.fly(policy(), now_s=0.0)) is None

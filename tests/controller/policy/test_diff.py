@@ -140,6 +140,7 @@ def test_the_command_prints_them_and_tells_by_its_exit_code(
         ({}, {"quality": "{learn: false}"}, "learns quality from: reported outcomes → none"),
         ({"weight": "2"}, {"weight": "0.5"}, "weight: 2 → 0.5"),
         ({"priority": "1"}, {}, "priority: 1 → 3"),
+        ({}, {"hedge": "400ms"}, "goes to a second worker after: none → 400 ms"),
         ({"limits": "{rate: 90/m}"}, {}, "requests at most: 90/m, 2 at once → none"),
         (
             {"limits": "{rate: 50/s}"},
