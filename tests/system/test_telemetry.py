@@ -32,6 +32,7 @@ from tests.system.conftest import (
     write_policy,
 )
 from tools.dashboards.__main__ import DASHBOARDS
+from tools.telemetry_page import PAGE
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -170,6 +171,15 @@ async def test_one_trace_goes_through_caller_controller_and_worker(told: Told) -
     assert [span.name for span in sorted(below, key=lambda span: (span.began_ns, span.ended_ns))] == [
         *("queue", "prefill", "reasoning", "cut", "answer"),
     ]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_span_and_attribute_is_explained(told: Told) -> None:
+    page = PAGE.read_text()
+    for span in told.receiver.spans:
+        assert f"`{span.name.replace('chat model', 'chat MODEL')}`" in page
+        for name in span.attributes:
+            assert f"`{name}`" in page
 
 
 @pytest.mark.asyncio(loop_scope="module")
