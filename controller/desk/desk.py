@@ -253,6 +253,11 @@ class Desk:
             return None
         return worker, self._roster.send(worker, flight.placement.ask.prompt_tokens)
 
+    def charge_hedge(self, flight: Flight, slot_s: float) -> None:
+        """Counts the time of the one of two workers that was not needed as served."""
+        policy = flight.placement.policy
+        self._waiting.charge(policy.name, policy.weight, slot_s)
+
     def best(self, needs: Needs, now_s: float) -> Worker:
         """The worker that a request would go to now. Raises NoWorkerError."""
         worker = self._roster.best(needs)

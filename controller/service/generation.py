@@ -99,6 +99,11 @@ class Generation:
         return len(self._attempts)
 
     @property
+    def hedges(self) -> int:
+        """Those of them that were begun beside another."""
+        return sum(attempt.hedge for attempt in self._attempts)
+
+    @property
     def used_tokens(self) -> int:
         """Prompt, output and probes, as far as is known."""
         if self.done is not None:
@@ -203,7 +208,7 @@ class Generation:
         timeout_s: float | None,
     ) -> tuple[Stream, Responses]:
         """Has a second worker run the request too when the first yields no token for so long."""
-        first_id, first_attempt = self._attempt_id, self._attempt
+        first_id, first_attempt, first_s = self._attempt_id, self._attempt, self._clock()
         second: Stream | None = None
         place: tuple[Worker, Sent] | None = None
 
@@ -220,11 +225,15 @@ class Generation:
         try:
             winner, head = await race(first, after_s, begin)
         finally:
-            if place is not None and winner is second:
-                self._flight.move(*place)
-            elif place is not None:
-                place[1].end()
-                self._attempt_id, self._attempt = first_id, first_attempt
+            if place is not None:
+                loser_began_s = first_s
+                if winner is second:
+                    self._flight.move(*place)
+                else:
+                    place[1].end()
+                    self._attempt_id, self._attempt = first_id, first_attempt
+                    loser_began_s += after_s
+                self._reception.charge_hedge(self._flight, self._clock() - loser_began_s)
         return winner, head
 
     def _take(self, response: worker_pb2.WorkerServiceGenerateResponse, outbox: Outbox) -> None:

@@ -82,6 +82,10 @@ class Reception:
         """A place at a second worker, which must be ended; None when there is none to spare."""
         return self._desk.hedge(flight)
 
+    def charge_hedge(self, flight: Flight, slot_s: float) -> None:
+        """The one of two workers that was not needed had a slot for so long."""
+        self._desk.charge_hedge(flight, slot_s)
+
     def news(self) -> None:
         """Something happened: a worker said something, a place became free."""
         for changed in self._displaced:

@@ -111,6 +111,7 @@ class ControllerReadings:
         workers = self._fleet.workers
         yield metrics.WORKERS.at(len(workers))
         yield metrics.WORKERS_AVAILABLE.at(sum(worker.available for worker in workers))
+        yield metrics.WORKERS_EJECTED.at(sum(worker.ejected_until_s is not None for worker in workers))
         yield metrics.CONTROLLERS.at(self._shared.controllers)
         outage = self._shared.outage
         yield metrics.STORE_OUTAGE.at(0.0 if outage is None else now_s - outage.since_s)

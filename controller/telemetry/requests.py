@@ -37,6 +37,7 @@ class RequestMetrics:
         self._ends = Counts(metrics.REASONING_ENDS)
         self._adjustments = Counts(metrics.ADJUSTMENTS)
         self._failovers = Counts(metrics.FAILOVERS)
+        self._hedges = Counts(metrics.HEDGES)
         self._duration = Histograms(metrics.DURATION)
         self._first_token = Histograms(metrics.FIRST_TOKEN)
         self._per_token = Histograms(metrics.PER_TOKEN)
@@ -52,7 +53,8 @@ class RequestMetrics:
         if outcome == "refused":
             self._refusals.add(1, tenant, refused_by(entry))
         if run is not None:
-            self._failovers.add(max(0, run.attempts - 1), tenant)
+            self._failovers.add(max(0, run.attempts - run.hedges - 1), tenant)
+            self._hedges.add(run.hedges, tenant)
         if flight is not None:
             self._adjustments.add(flight.adjustments, tenant)
         if flight is not None and run is not None and run.settlement is not None:
@@ -69,12 +71,13 @@ class RequestMetrics:
             self._refusals.add(0, tenant, reason.value)
         self._refusals.add(0, tenant, "limit")
         self._failovers.add(0, tenant)
+        self._hedges.add(0, tenant)
 
     def read(self, shown: Shown) -> Iterator[Reading]:
         """All of them. shown: how a tenant is to be named."""
         for kept in (
             *(self._requests, self._refusals, self._prompt_tokens, self._ends),
-            *(self._adjustments, self._failovers, self._duration, self._first_token),
+            *(self._adjustments, self._failovers, self._hedges, self._duration, self._first_token),
             *(self._per_token, self._first_answer_token, self._granted, self._used),
         ):
             yield from kept.read(shown)

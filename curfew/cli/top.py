@@ -36,6 +36,13 @@ _STATUSES = {  # as with the commands that ask
 FRAME_LINES = 10
 """Of a screen, beside the rows of the tables: titles, headers, margins."""
 
+SOURCE = {
+    admin_pb2.WORKER_SOURCE_STATIC: "static",
+    admin_pb2.WORKER_SOURCE_ANNOUNCED: "announced",
+    admin_pb2.WORKER_SOURCE_DNS: "dns",
+}
+SOURCES_WIDTH = 100
+"""Of a terminal in which there is room for who names the workers."""
 BROWNOUT = {
     admin_pb2.BROWNOUT_UNSPECIFIED: Text("-", "dim"),
     admin_pb2.BROWNOUT_NONE: Text("none", "green"),
@@ -240,20 +247,31 @@ def _workers(workers: Iterable[admin_pb2.WorkerStatus], width: int) -> Table:
         ("pages free", 10),
         ("step", 7),
         ("tokens/s", 8),
+        *([("named by", 16)] if width >= SOURCES_WIDTH else []),
     )
     for w in workers:
         known = w.available
-        state = Text("serving", "green") if known else Text("lost" if w.HasField("silent") else "new", "red")
         table.add_row(
             w.address,
-            state,
+            _state(w),
             f"{w.load.running}/{w.slots}" if known else "-",
             str(w.load.waiting) if known else "-",
             str(w.load.free_pages) if known else "-",
             _short(w.load.step) if known and w.load.HasField("step") else "-",
             f"{w.load.tokens_per_s:.0f}" if known else "-",
+            *(["+".join(SOURCE[source] for source in w.sources) or "-"] if width >= SOURCES_WIDTH else []),
         )
     return table
+
+
+def _state(w: admin_pb2.WorkerStatus) -> Text:
+    if w.available:
+        return Text("serving", "green") if w.slow_start in (0.0, 1.0) else Text("warming", "yellow")
+    if w.HasField("ejected"):
+        return Text("ejected", "red")
+    if w.draining:
+        return Text("draining", "yellow")
+    return Text("lost" if w.HasField("silent") else "new", "red")
 
 
 def _shadow(

@@ -90,6 +90,12 @@ ADJUSTMENTS = Metric(
 FAILOVERS = Metric(
     "curfew_failovers_total", Kind.COUNTER, "Times that a request went on at another worker.", ("tenant",)
 )
+HEDGES = Metric(
+    "curfew_hedges_total",
+    Kind.COUNTER,
+    "Times that a request went to a second worker too, since the first had not yielded a token in time.",
+    ("tenant",),
+)
 DURATION = Metric(
     "gen_ai_server_request_duration_seconds",
     Kind.HISTOGRAM,
@@ -168,6 +174,9 @@ POOL_OCCUPIED = Metric("curfew_pool_slots_occupied", Kind.GAUGE, "Of these, in u
 WAITING = Metric("curfew_requests_waiting", Kind.GAUGE, "Requests that wait for a place.")
 WORKERS = Metric("curfew_workers", Kind.GAUGE, "Workers that the controller was told of.")
 WORKERS_AVAILABLE = Metric("curfew_workers_available", Kind.GAUGE, "Of these, that requests can be sent to.")
+WORKERS_EJECTED = Metric(
+    "curfew_workers_ejected", Kind.GAUGE, "Workers that get nothing new for a while, as outliers."
+)
 CONTROLLERS = Metric("curfew_controllers", Kind.GAUGE, "Controllers that share the store, as far as known.")
 STORE_OUTAGE = Metric(
     "curfew_store_outage_seconds", Kind.GAUGE, "For how long the store has been away; 0 while it is there."

@@ -140,6 +140,24 @@ def test_a_screen_of_80_columns_holds_all_of_it() -> None:
     ]
 
 
+def test_workers_are_shown_with_why_they_get_nothing_and_who_names_them() -> None:
+    warming = admin_pb2.WorkerStatus(address="w:1", available=True, slow_start=0.4)
+    warming.sources.extend([admin_pb2.WORKER_SOURCE_STATIC, admin_pb2.WORKER_SOURCE_DNS])
+    workers = [
+        warming,
+        admin_pb2.WorkerStatus(address="w:2", draining=True, sources=[admin_pb2.WORKER_SOURCE_ANNOUNCED]),
+        admin_pb2.WorkerStatus(address="w:3", ejected=Duration(seconds=7)),
+        admin_pb2.WorkerStatus(address="w:4", silent=Duration(seconds=7)),
+    ]
+    lines = shown(status=admin_pb2.GetStatusResponse(workers=workers), width=110)[-4:]
+    assert [(line.split()[1], line.split()[-1]) for line in lines] == [
+        ("warming", "static+dns"),
+        ("draining", "announced"),
+        ("ejected", "-"),
+        ("lost", "-"),
+    ]
+
+
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_long_names_are_cut_and_numbers_are_not(width: int) -> None:
     long = admin_pb2.TenantStanding()

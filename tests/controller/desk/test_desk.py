@@ -7,11 +7,12 @@ import pytest
 
 from controller.desk import Desk, Flight, Tenants, Ticket
 from controller.desk.desk import LONGEST_WAIT_S, NoWorkerError, spread_evenly
+from controller.desk.peers import Alone
 from controller.fleet import Roster
 from controller.planning.decision import Ask, Decision, Mode, Refusal, RefusedFor
 from controller.planning.options import Increment
 from controller.policy import Brownout, Otherwise
-from tests.controller.desk.pool import ASK, SLOTS, Pool, done, policy
+from tests.controller.desk.pool import ASK, SLOTS, Pool, done, policy, worker
 
 URGENT = (Increment(math.inf, 0.1),)
 AHEAD = 1
@@ -229,6 +230,18 @@ def test_a_hedge_takes_a_free_slot_at_another_worker_that_nobody_waits_for() -> 
     assert pool.desk.hedge(flight) is None, "no slot is left"
     sent.end()
     assert pool.desk.hedge(flight) is not None
+
+
+def test_a_hedges_time_is_charged() -> None:
+    peers = Alone()
+    desk = Desk(Roster([worker("w:1"), worker("w:2")]), Tenants(), lambda: 0.0, peers)
+    ticket = desk.arrive(ASK, policy(weight=2.0), 0.0)
+    assert isinstance(ticket, Ticket)
+    (flight,) = [verdict for _, verdict in desk.decide(0.0)]
+    assert isinstance(flight, Flight)
+    before = peers.served("a")
+    desk.charge_hedge(flight, 0.5)
+    assert peers.served("a") == pytest.approx(before + 0.25)
 
 
 def test_there_is_no_hedge_without_another_worker() -> None:

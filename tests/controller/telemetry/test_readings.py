@@ -96,6 +96,23 @@ async def test_a_request_that_goes_on_elsewhere_is_a_failover() -> None:
     assert value(readings, metrics.FAILOVERS, "analyst") == 1
 
 
+async def test_a_hedge_is_counted_and_is_no_failover() -> None:
+    policy = POLICY.replace("  - name: analyst\n", "  - name: analyst\n    hedge: 50ms\n")
+    async with (
+        FakeWorker(Script(pause_after=0)) as one,
+        FakeWorker(Script(pause_after=0)) as two,
+        controller([one.address, two.address], policy, telemetry=COUNTED) as door,
+    ):
+        asking = asyncio.create_task(door.generate("analyst"))
+        for worker in (one, two):
+            await asyncio.wait_for(worker.paused.wait(), 10)
+        one.go_on.set()
+        await asking
+        readings = await ended(door, 1)
+    assert value(readings, metrics.HEDGES, "analyst") == 1
+    assert value(readings, metrics.FAILOVERS, "analyst") == 0
+
+
 async def test_tenants_beyond_the_first_are_added_up_as_other() -> None:
     async with (
         FakeWorker(Script()) as worker,
