@@ -35,7 +35,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_ASSISTANT: _Role.ValueType  # 3
     """What the model answered earlier."""
     ROLE_TOOL: _Role.ValueType  # 4
-    """What a tool returned. Only after an assistant turn that called it, or another tool turn."""
+    """What a tool returned. Only after an assistant turn that called it, or another tool turn. Where one result of such a
+    turn is given, those of its other calls are too, in any order.
+    """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who speaks in a turn."""
@@ -49,7 +51,9 @@ ROLE_USER: Role.ValueType  # 2
 ROLE_ASSISTANT: Role.ValueType  # 3
 """What the model answered earlier."""
 ROLE_TOOL: Role.ValueType  # 4
-"""What a tool returned. Only after an assistant turn that called it, or another tool turn."""
+"""What a tool returned. Only after an assistant turn that called it, or another tool turn. Where one result of such a
+turn is given, those of its other calls are too, in any order.
+"""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _Mode:
@@ -228,7 +232,9 @@ class Tool(_message.Message):
     description: _builtins.str
     """What it does and when to call it, for the model to read. At most 4,096 characters."""
     parameters_json_schema: _builtins.str
-    """JSON Schema of its arguments: the text of a JSON object. At most 16 KiB. Default: an object without properties."""
+    """JSON Schema of its arguments: the text of a JSON object. At most 16 KiB; of all tools with their descriptions 128 KiB.
+    Default: an object without properties. INVALID_ARGUMENT for one with features that cannot be enforced.
+    """
     def __init__(
         self,
         *,
@@ -289,7 +295,7 @@ class ToolChoice(_message.Message):
         KIND_UNSPECIFIED: ToolChoice._Kind.ValueType  # 0
         """Not set: as AUTO."""
         KIND_AUTO: ToolChoice._Kind.ValueType  # 1
-        """The model decides."""
+        """The model decides. Its calls keep the tools' schemas, and end the answer."""
         KIND_NONE: ToolChoice._Kind.ValueType  # 2
         """It must not; the tools are not shown to it."""
         KIND_REQUIRED: ToolChoice._Kind.ValueType  # 3
@@ -301,7 +307,7 @@ class ToolChoice(_message.Message):
     KIND_UNSPECIFIED: ToolChoice.Kind.ValueType  # 0
     """Not set: as AUTO."""
     KIND_AUTO: ToolChoice.Kind.ValueType  # 1
-    """The model decides."""
+    """The model decides. Its calls keep the tools' schemas, and end the answer."""
     KIND_NONE: ToolChoice.Kind.ValueType  # 2
     """It must not; the tools are not shown to it."""
     KIND_REQUIRED: ToolChoice.Kind.ValueType  # 3
@@ -340,7 +346,7 @@ class AnswerFormat(_message.Message):
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """JSON Schema that the answer, as a whole, keeps: the text of a JSON object, at most 64 KiB. `{"type": "object"}` asks
-    for any JSON object. INVALID_ARGUMENT for one with features that cannot be enforced.
+    for any JSON object. INVALID_ARGUMENT for one with features that cannot be enforced, and together with stop strings.
     """
     def __init__(
         self,

@@ -110,8 +110,9 @@ class Grammars:
             max_grammar_size=_MAX_GRAMMAR_SIZE,
             verbose_errors=False,
         )
-        self._ends = torch.zeros(vocabulary, dtype=torch.bool)
-        self._ends[ends] = True
+        self.ends = torch.zeros(vocabulary, dtype=torch.bool)
+        """Which tokens end an answer [vocab]."""
+        self.ends[ends] = True
         self._compiled = lru_cache(maxsize=_KEPT)(self._compile)
 
     def compile(self, grammar: str) -> Grammar:
@@ -128,7 +129,7 @@ class Grammars:
             matcher.compute_bitmask()  # some faults show here
         if matcher.is_error():
             raise UnsupportedFormError(_why(matcher.get_error()))
-        return Grammar(matcher, self._ends)
+        return Grammar(matcher, self.ends)
 
 
 @dataclass(frozen=True, slots=True)

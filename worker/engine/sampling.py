@@ -142,8 +142,10 @@ def _restrict(logits: Tensor, draws: Sequence[Draw]) -> None:
     rows = [row for row, draw in enumerate(draws) if draw.allowed is not None]
     if not rows:
         return
-    allowed = torch.stack([draw.allowed for draw in draws if draw.allowed is not None]).to(logits.device)
-    logits[rows] = logits[rows].masked_fill(~allowed, -torch.inf)
+    # All go to the device at once; there each row is masked where it lies.
+    allowed = torch.stack([draw.allowed for draw in draws if draw.allowed is not None])
+    for row, banned in zip(rows, allowed.logical_not_().to(logits.device), strict=True):
+        logits[row].masked_fill_(banned, -torch.inf)
 
 
 def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:

@@ -245,3 +245,26 @@ def test_log_probabilities_of_the_chosen_alone_can_be_had() -> None:
 def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         Sampling(**values)  # type: ignore[arg-type]  # each is of its field's type
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_only_what_is_allowed_is_chosen_and_the_other_rows_do_not_notice(temperature: float) -> None:
+    allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+    allowed[[9, 10]] = True
+    sampling = Sampling(temperature=temperature, top_p=0.9, seed=3)
+    seen = torch.ones(VOCABULARY, dtype=torch.bool)
+    punished = Sampling(temperature=temperature, repetition_penalty=1.5, seed=3)
+    draws = [
+        draw
+        for position in range(50)
+        for draw in (
+            Draw(sampling, position, allowed=allowed),
+            Draw(sampling, position),
+            Draw(punished, position, seen=seen, allowed=allowed),
+        )
+    ]
+    chosen = [choice.token_id for choice in choose(LOGITS.expand(len(draws), -1).clone(), draws)]
+    alone = choose(LOGITS.expand(50, -1).clone(), draws[1::3])
+    assert set(chosen[0::3]) | set(chosen[2::3]) <= {9, 10}
+    assert chosen[1::3] == [choice.token_id for choice in alone]
+    assert bool(allowed[9])  # the mask is the grammar's, and stays as it was
