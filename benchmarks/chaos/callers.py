@@ -84,7 +84,7 @@ class Ask:
 
 @dataclass(slots=True)
 class Stream:
-    """What came on one stream. most_reasoning_tokens: that a budget in force has allowed, with its grace."""
+    """What came on one stream. most_reasoning_tokens: that the budget now in force allows, with its grace."""
 
     tokens: list[tuple[Phase, int]] = field(default_factory=list)
     plan: Plan | None = None
@@ -107,8 +107,7 @@ class Stream:
             case Plan() | Adjustment():
                 if isinstance(event, Plan):
                     self.plan = event
-                allowed = event.budget.reasoning_tokens + event.budget.grace_tokens
-                self.most_reasoning_tokens = max(self.most_reasoning_tokens, allowed)
+                self.most_reasoning_tokens = event.budget.reasoning_tokens + event.budget.grace_tokens
 
 
 @dataclass(frozen=True, slots=True)

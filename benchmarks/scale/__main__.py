@@ -47,8 +47,8 @@ SETTLE_S = 1.0
 class Cost:
     """requests: answered. failed: the others. cpu_s: of all controllers while they served. took_s: for how
     long. idle_cpu_s: of one controller in a second without requests. scripts, idle_scripts: that the store
-    ran for all controllers in a second, with requests and without. added_s: of each request, beyond its
-    worker's time.
+    ran for all controllers in a second, with requests and without. script_s: that one takes there. added_s:
+    of each request, beyond its worker's time.
     """
 
     controllers: int
@@ -60,6 +60,7 @@ class Cost:
     idle_cpu_s: float
     scripts: float
     idle_scripts: float
+    script_s: float
     added_s: Sequence[float]
 
     @property
@@ -84,6 +85,7 @@ class Cost:
             1 / self.cpu_of_request_s,
             1e3 * self.idle_cpu_s,
             self.scripts_of_request,
+            1e6 * self.script_s,
             1e3 * parts[49],
             1e3 * parts[98],
         )
@@ -93,16 +95,17 @@ def policy() -> str:
     """Tenants whose requests the store is asked about, and which are planned with a deadline."""
     limits = "limits: {rate: 10000/s, concurrency: 1000}"
     rows = (f"  - {{name: {name}, keys: ['{digest(name)}'], {limits}}}\n" for name in TENANTS)
-    defaults = "defaults: {objectives: {deadline: 5s}, budget: {max: 64, grace: 0, answer: 16}}\n"
+    defaults = "defaults: {objectives: {deadline: 5s}, budget: {max: 16, grace: 0, answer: 8}}\n"
     return f"apiVersion: curfew/v1\n{defaults}tenants:\n{''.join(rows)}"
 
 
-def scripts_run(redis: Server) -> int:
-    """By the store since it started."""
+def scripts_run(redis: Server) -> tuple[int, float]:
+    """By the store since it started, and the seconds that they took it."""
     for line in redis.command("INFO", "commandstats").decode().splitlines():
         if line.startswith("cmdstat_evalsha:"):
-            return int(line.partition("calls=")[2].partition(",")[0])
-    return 0
+            numbers = dict(pair.split("=") for pair in line.partition(":")[2].split(","))
+            return int(numbers["calls"]), float(numbers["usec"]) * 1e-6
+    return 0, 0.0
 
 
 async def load(doors: Sequence[str], rate: float, for_s: float) -> tuple[list[float], int]:
@@ -163,8 +166,9 @@ async def measure(
         took_s=took_s,
         cpu_s=after[1] - idle[1],
         idle_cpu_s=(idle[1] - before[1]) / idle_s / len(controllers),
-        scripts=(after[2] - idle[2]) / took_s,
-        idle_scripts=(idle[2] - before[2]) / idle_s,
+        scripts=(after[2][0] - idle[2][0]) / took_s,
+        idle_scripts=(idle[2][0] - before[2][0]) / idle_s,
+        script_s=(after[2][1] - before[2][1]) / (after[2][0] - before[2][0]),
         added_s=added_s,
     )
 
@@ -233,6 +237,7 @@ def main() -> None:
         "per core",
         "idle",
         "scripts",
+        "µs each",
         "p50",
         "p99",
     )

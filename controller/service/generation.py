@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 
@@ -302,13 +303,16 @@ class Generation:
         if until_s is not None:
             reason_for_s = max(0.0, until_s - (self._clock() - flight.placement.receipt_s))
         try:
-            await self._fleet.link(flight.worker).adjust(
+            in_force = await self._fleet.link(flight.worker).adjust(
                 self._attempt_id, reason_for_s, adjustment.reasoning_tokens
             )
         except grpc.aio.AioRpcError as failure:
             # It has just ended, or goes on as planned.
             log.debug("request %s was not adjusted: %s", self._request_id, failure.details())
             return
+        if adjustment.reasoning_tokens is not None:
+            # More than asked for, where so many were used meanwhile.
+            adjustment = replace(adjustment, reasoning_tokens=in_force)
         flight.adjusted(adjustment)
         budget = wire.budget(flight.decision, elapsed_s=0.0)
         budget.reasoning_tokens = flight.budget_tokens

@@ -179,7 +179,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         if run is None:
             raise RpcError(grpc.StatusCode.NOT_FOUND, "does not run here")
         run.until_s = time.monotonic() - run.received_s + wire.seconds(request.reason_until)
-        return worker_pb2.AdjustBudgetResponse()
+        in_force = request if request.HasField("reasoning_tokens") else run.budget
+        return worker_pb2.AdjustBudgetResponse(reasoning_tokens=in_force.reasoning_tokens)
 
     def _load(self) -> worker_pb2.WorkerLoad:
         free = self._limits.slots - self.running
@@ -194,7 +195,7 @@ class _Run:
     def __init__(
         self, script: Script, request: worker_pb2.WorkerServiceGenerateRequest, received_s: float
     ) -> None:
-        self._script, self._budget, self.received_s = script, request.budget, received_s
+        self._script, self.budget, self.received_s = script, request.budget, received_s
         until = request.budget.reason_until
         self.until_s = wire.seconds(until) if request.budget.HasField("reason_until") else math.inf
         self._queue_s = time.monotonic() - received_s
@@ -213,14 +214,14 @@ class _Run:
         """One a step; decides at each step, as the time may strike at any."""
         if self._thinks:
             yield from self._reasoning()
-        for number, word in enumerate(self._script.answer.split()[: self._budget.answer_tokens]):
+        for number, word in enumerate(self._script.answer.split()[: self.budget.answer_tokens]):
             text = word if number == 0 else f" {word}"
             yield pb.Delta(phase=pb.PHASE_ANSWER, text=text, token_ids=[200 + number])
         for number, call in enumerate(self._script.calls):
             yield pb.Delta(phase=pb.PHASE_ANSWER, token_ids=[300 + number], tool_calls=[call])
 
     def _reasoning(self) -> Iterator[pb.Delta]:
-        limit = self._budget.reasoning_tokens + self._budget.grace_tokens
+        limit = self.budget.reasoning_tokens + self.budget.grace_tokens
         for number in range(self._script.reasoning):
             late = self._elapsed_s() >= self.until_s
             if number == limit or late:
