@@ -11,6 +11,7 @@ import grpc
 
 from benchmarks.chaos.callers import ANSWER_TOKENS, Ask, Stream
 from curfew.client import Mode, Phase, ReasoningEnd
+from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
@@ -104,14 +105,16 @@ async def truths(worker: str, cases: Iterable[Case]) -> dict[Case, Tokens]:
 
 def _request(request_id: str, case: Case) -> worker_pb2.WorkerServiceGenerateRequest:
     ask = case.ask
-    enough = ENOUGH_TOKENS if case.thinks else 0
+    budget = pb.Budget(reasoning_tokens=ENOUGH_TOKENS if case.thinks else 0, answer_tokens=ANSWER_TOKENS)
+    if case.cut_at == 0:
+        # Its time was up at once. A budget of 0 tokens would not have let it begin to reason.
+        budget.reason_until.CopyFrom(duration(0.0))
+    elif case.cut_at is not None:
+        budget.reasoning_tokens = case.cut_at
     return worker_pb2.WorkerServiceGenerateRequest(
         request_id=request_id,
         messages=[pb.Message(role=pb.ROLE_USER, content=ask.question)],
         mode=pb.MODE_THINK if case.thinks else pb.MODE_NO_THINK,
-        budget=pb.Budget(
-            reasoning_tokens=enough if case.cut_at is None else case.cut_at,
-            answer_tokens=ANSWER_TOKENS,
-        ),
+        budget=budget,
         sampling=pb.SamplingParams(temperature=ask.tenant.temperature, seed=ask.seed),
     )
