@@ -75,6 +75,7 @@ class OpenAiServer:
     most_running: int = 0
     left: int = 0
     healthy: bool = True
+    _slot: asyncio.Lock | None = None
     go_on: threading.Event = field(default_factory=threading.Event)
     paused: threading.Event = field(default_factory=threading.Event)
     emptied: threading.Event = field(default_factory=threading.Event)
@@ -105,6 +106,7 @@ class OpenAiServer:
         assert isinstance(messages, list)
         budget, last = self._budget(body), messages[-1]
         if budget is not None and budget < 0 and not self.script.takes_any_budget:
+            self.running -= 1
             return JSONResponse({"error": {"message": "the budget must not be negative"}}, 400)
         written = last["content"].removeprefix("<think>\n") if last["role"] == "assistant" else None
         think = written is None and _thinks(body) and budget != 0
@@ -137,6 +139,9 @@ class OpenAiServer:
         body: Json = await request.json()
         self.bodies.append((request.url.path, body))
         self.headers.append(dict(request.headers))
+        self.running += self.script.refusal is None
+        self.most_running = max(self.most_running, self.running)
+        self.emptied.clear()
         return body
 
     def _output(
@@ -151,11 +156,11 @@ class OpenAiServer:
         """(kind, text) of every token that is to come, up to the end of text."""
         script, reasoning = self.script, list(self.script.reasoning)
         if budget is not None:
-            over = script.crowd_over if self.running and script.crowd_over else script.over
+            over = script.crowd_over if self.running > 1 and script.crowd_over else script.over
             over = over if body.get("stream") else script.over_unstreamed
             reasoning = reasoning[: max(0, budget + over)]
         answer = [] if script.no_answer else list(script.answer)
-        if script.closes_twice:
+        if script.closes_twice and think:
             answer = [CLOSE, *answer]
         if script.reopens:
             answer = ["<think>", "again ", "</think>", *answer]
@@ -186,7 +191,8 @@ class OpenAiServer:
         tokens = tokens[:limit]
         if self.script.wrong_finish:
             finish = "stop" if finish == "length" else "length"
-        reasoning = sum(kind == self.script.key for kind, _ in tokens) + self.script.miscounts
+        reasoning = sum(kind == self.script.key for kind, _ in tokens)
+        reasoning += self.script.miscounts if reasoning else 0
         output = len(tokens) + (finish == "stop")
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -196,6 +202,7 @@ class OpenAiServer:
         if body.get("stream"):
             chunks = self._chunks(request, tokens, finish, usage)
             return StreamingResponse(chunks, media_type="text/event-stream")
+        self.running -= 1
         texts = {
             kind: "".join(text for each, text in tokens if each == kind) for kind in (self.script.key, "text")
         }
@@ -207,10 +214,9 @@ class OpenAiServer:
         self, request: Request, tokens: list[tuple[str, str]], finish: str, usage: Json
     ) -> AsyncIterator[str]:
         script, prompt = self.script, usage["prompt_tokens"]
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        self.emptied.clear()
         whole = False
+        if script.goes_on_alone:
+            await self._alone().acquire()
         try:
             for number, (kind, text) in enumerate(tokens, start=1):
                 if script.dies_after == number - 1:
@@ -229,14 +235,24 @@ class OpenAiServer:
                 )
                 yield _event({"choices": [choice], "usage": counts})
             yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+            # Whoever asks next may do so with the last word.
+            self.running -= 1
+            whole = True
             yield _event({"choices": [], "usage": usage})
             yield "data: [DONE]\n\n"
-            whole = True
         finally:
-            self.running -= 1
+            self.running -= not whole
             self.left += not whole
+            if script.goes_on_alone:
+                lock, loop = self._slot, asyncio.get_running_loop()
+                assert lock is not None
+                loop.call_later(0.0 if whole else script.step_s * len(tokens), lock.release)
             if not self.running:
                 self.emptied.set()
+
+    def _alone(self) -> asyncio.Lock:
+        self._slot = self._slot or asyncio.Lock()
+        return self._slot
 
 
 def _event(content: Json) -> str:

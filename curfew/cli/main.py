@@ -7,6 +7,7 @@ import typer
 from curfew.cli.ask import ask
 from curfew.cli.bench import bench
 from curfew.cli.chat import chat
+from curfew.cli.conformance import conformance
 from curfew.cli.exits import EXITS
 from curfew.cli.health import health
 from curfew.cli.mcp import mcp
@@ -24,6 +25,7 @@ app.command(epilog=EXITS)(ask)
 app.command(epilog=EXITS)(chat)
 app.command(epilog=EXITS)(plan)
 app.command(epilog=EXITS)(bench)
+app.command()(conformance)
 app.command()(serve)
 app.command()(mcp)
 app.command()(top)

@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
+from curfew.conformance import CHECKS, HttpTarget, Suite, Verdict, WorkerTarget
+from curfew.dialects import DIALECTS
 from curfew.processes import Service, start_service
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
@@ -146,6 +148,22 @@ async def test_callers_are_served_through_a_controller(fronted: Fronted) -> None
         for phase in (REASONING, ANSWER)
     }
     assert counted == {REASONING: usage.reasoning_tokens, ANSWER: usage.answer_tokens}
+
+
+async def test_what_stands_before_a_server_without_budgets_keeps_them(fronted: Fronted) -> None:
+    async with WorkerTarget(fronted.worker) as target:
+        results = await Suite(target, "What is 12 + 37 + 45?", 3).run(CHECKS, lambda _: None)
+    verdicts = {result.name: result.verdict for result in results}
+    assert Verdict.FAIL not in verdicts.values(), results
+    assert verdicts["exact cap"] is verdicts["never empty"] is verdicts["counts"] is Verdict.PASS
+
+
+async def test_the_server_alone_does_not(fronted: Fronted) -> None:
+    async with HttpTarget(fronted.url, DIALECTS["plain"], model=fronted.model, key=None) as target:
+        results = await Suite(target, "What is 12 + 37?", 1).run(CHECKS, lambda _: None)
+    verdicts = {result.name: result.verdict for result in results}
+    assert verdicts["exact cap"] is Verdict.NOT_APPLICABLE
+    assert verdicts["no tags"] is Verdict.FAIL
 
 
 async def test_a_worker_is_as_healthy_as_the_server_behind_it(
