@@ -24,7 +24,7 @@ from controller.state.shared import Timings
 from controller.state.store import StoreError
 from controller.telemetry.settings import TelemetrySettings
 from curfew.rpc.addresses import host_and_port
-from curfew.rpc.server import on_signals
+from curfew.rpc.server import ended_by_signals, on_signals
 from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.logs import LogFormat, configure_logging
 from curfew.telemetry.options import TelemetryError, add_telemetry_options, metrics_endpoint, tracing_to
@@ -123,8 +123,9 @@ async def _serve_until_told(
             watching.append(asyncio.create_task(watch(options.shadow, controller.shadow)))
         await stop.wait()
         log.info("draining")
-        for each in watching:
-            each.cancel()
+    for each in watching:
+        each.cancel()
+    with ended_by_signals():
         await controller.stop(options.grace_s)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+import socket
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
@@ -15,6 +16,28 @@ def host_and_port(text: str) -> str:
     if match is None or int(match[1]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return text
+
+
+def check_free(address: str) -> None:
+    """Finds early what would keep a server from HOST:PORT. Raises OSError when it cannot be had now."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, target = found[0]
+        with socket.socket(family, kind, protocol) as trial:
+            # What an ended process leaves behind is no hindrance; one that listens is.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(target)
+            trial.listen(1)
+    except OSError:
+        raise OSError(cannot_listen(address)) from None
+
+
+def cannot_listen(address: str) -> str:
+    """Why a server cannot start."""
+    return f"cannot listen on {address}: in use, or not an address of this machine"
 
 
 def is_loopback(address: str) -> bool:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from curfew.rpc.addresses import cannot_listen
 from curfew.rpc.calls import Authorise, Calls
 from curfew.rpc.reading import Reading
 from curfew.rpc.tls import ServerTls
@@ -89,7 +90,7 @@ class Server:
             else:
                 port = self.grpc.add_secure_port(address, self._tls.credentials())
         except RuntimeError:
-            raise OSError(f"cannot listen on {address}: in use, or not an address of this machine") from None
+            raise OSError(cannot_listen(address)) from None
         await self.grpc.start()
         return f"{host}:{port}"
 
@@ -113,15 +114,30 @@ class Server:
         await self.grpc.stop(_LAST_WORDS_S)
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 @contextlib.contextmanager
 def on_signals(act: Callable[[], None]) -> Iterator[None]:
     """Calls `act` in the running event loop when SIGTERM or SIGINT comes."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
+    for number in _SIGNALS:
         loop.add_signal_handler(number, act)
     try:
         yield
     finally:
-        for number in signals:
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM or SIGINT, the second of its kind, ends the process as it stands. (A KeyboardInterrupt would
+    unwind it, which threads in the midst of their work do not survive in order.)
+    """
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

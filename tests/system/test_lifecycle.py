@@ -13,8 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from curfew.processes import start_service
 from curfew.v1 import generation_pb2 as pb
-from curfew.v1 import reasoning_pb2
+from curfew.v1 import reasoning_pb2, worker_pb2
+from curfew.v1.worker_pb2_grpc import WorkerServiceStub
+from tests.controller.state.servers import free_port
 from tests.system.conftest import (
     LONG_ANSWER,
     LONG_SUM,
@@ -23,6 +26,7 @@ from tests.system.conftest import (
     ROOT,
     Answered,
     System,
+    describe,
     greedy,
     running_system,
     start_worker,
@@ -95,6 +99,48 @@ async def test_a_request_that_runs_is_finished_when_both_services_are_told_to_st
         assert Answered(events).text(pb.PHASE_ANSWER) == LONG_ANSWER
         assert await asyncio.wait_for(controller.process.wait(), 10) == 0
         assert await asyncio.wait_for(worker.process.wait(), 10) == 0
+
+
+async def test_a_worker_is_reached_only_once_it_has_measured_its_speed() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    slow = ("--least-step-ms", "20", "--slots", "1")
+    starting = asyncio.create_task(
+        start_service("worker", ["--model", str(MODEL), "--listen", address, *slow])
+    )
+    try:
+        while not await is_listening(address):
+            assert not starting.done(), "it is ready, and nobody listens"
+        described = await describe(address)
+        assert [point.batch_size for point in described.speed.decode] == [1]
+        assert described.speed.decode[0].step.nanos >= 20_000_000
+        assert described.speed.prefill_tokens_per_s > 0
+    finally:
+        assert await (await starting).stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_a_worker_at_once(number: signal.Signals) -> None:
+    slow = ("--least-step-ms", "100", "--slots", "1", "--grace-s", "3600")
+    worker = await start_service("worker", ["--model", str(MODEL), "--listen", LOOPBACK, *slow])
+    try:
+        async with grpc.aio.insecure_channel(worker.addresses["listen"]) as channel:
+            request = worker_pb2.WorkerServiceGenerateRequest(
+                request_id="r",
+                messages=greedy(LONG_SUM).messages,
+                mode=pb.MODE_THINK,
+                budget=pb.Budget(reasoning_tokens=200, answer_tokens=12),
+            )
+            call = WorkerServiceStub(channel).Generate(request)
+            await call.read()
+            worker.process.send_signal(number)
+            refused = WorkerServiceStub(channel).Generate
+            while await refused(request, timeout=10).code() is not grpc.StatusCode.UNAVAILABLE:
+                pass  # it has not begun to drain: the id is in use
+            worker.process.send_signal(number)
+            assert await asyncio.wait_for(worker.process.wait(), 10) == -number
+            call.cancel()
+    finally:
+        await worker.stop()
 
 
 async def test_a_dead_worker_is_unavailable_until_another_takes_its_place(tmp_path: Path) -> None:

@@ -28,7 +28,15 @@ from worker.model.heap import keep_freed_memory
 from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.progress import loading_bar
-from worker.service.door import add_door_options, cannot_start, count, number, positive, serve_until_told
+from worker.service.door import (
+    add_door_options,
+    cannot_start,
+    check_door,
+    count,
+    number,
+    positive,
+    serve_until_told,
+)
 from worker.service.engine_thread import EngineThread
 from worker.service.requests import RequestReader
 from worker.service.security import Security, read_security
@@ -115,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Returns the exit status: 2 when it cannot start, after one line that says why; 1 when the device failed.
-    A second SIGINT ends it at once.
+    A second signal ends it at once.
     """
     options = arguments().parse_args(argv)
     try:
@@ -134,6 +142,7 @@ def _run(options: argparse.Namespace) -> int:
             return 0
         # First what is quick to find wrong.
         security = read_security(options)
+        check_door(options)
         model, engine = _load(options)
         closing = Closing(model.chat.encode, model.chat.token_bytes)
         speed = measure(engine, model.chat, closing, time.monotonic)

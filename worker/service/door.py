@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from curfew.rpc.addresses import host_and_port
-from curfew.rpc.server import Server, on_signals
+from curfew.rpc.addresses import check_free, host_and_port
+from curfew.rpc.server import Server, ended_by_signals, on_signals
 from curfew.telemetry.options import TelemetryError, add_telemetry_options
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.registry_pb2 import AnnounceRequest
@@ -53,6 +53,15 @@ def add_door_options(parser: argparse.ArgumentParser) -> None:
     add("--grace-s", type=number, default=30.0, help="time to finish in when told to stop")
     add_security_options(parser)
     add_telemetry_options(parser)
+
+
+def check_door(options: argparse.Namespace) -> None:
+    """Finds what would keep `serve_until_told` from serving, before anything slow is done for it. Raises
+    OSError and ValueError.
+    """
+    if options.announce:
+        advertised(options, options.listen)
+    check_free(options.listen)
 
 
 async def serve_until_told(
@@ -127,11 +136,12 @@ async def serve_until_told(
         logger.info("draining")
         if looking is not None:
             looking.cancel()
-        announcer.drain()
-        await server.drain(_FAILURE_GRACE_S if failed() else options.grace_s)
-        await announcer.end()
-        if end is not None:
-            await end()
+        with ended_by_signals():
+            announcer.drain()
+            await server.drain(_FAILURE_GRACE_S if failed() else options.grace_s)
+            await announcer.end()
+            if end is not None:
+                await end()
         return 1 if failed() else 0
 
 

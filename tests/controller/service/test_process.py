@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from controller.service.server import Addresses
 from controller.simulation.trace import read_trace
@@ -97,6 +98,21 @@ async def test_a_drain_ends_after_its_grace_period(tmp_path: Path) -> None:
         assert answer.error is not None
         assert answer.error.code() is grpc.StatusCode.UNAVAILABLE
         await asyncio.wait_for(worker.idle.wait(), 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    worker = FakeWorker(Script(pause_after=5))
+    async with worker, running(worker, tmp_path, "--grace-s", "3600") as (process, door):
+        request = asyncio.create_task(door.generate("analyst"))
+        await asyncio.wait_for(worker.paused.wait(), 10)
+        process.send_signal(number)
+        await door.becomes(serving=False)
+        process.send_signal(number)
+        assert await asyncio.wait_for(process.wait(), 10) == -number
+        assert (await request).error is not None
+        assert process.stderr is not None
+        assert b"Traceback" not in await process.stderr.read()
 
 
 async def test_a_changed_policy_file_comes_into_force(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ DEMO_MODEL = Path(__file__).parents[3] / "demo" / "model"
         (["--model", str(DEMO_MODEL), "--listen", "0.0.0.0:1"], "can be reached from elsewhere, by anybody"),
         (["--model", str(DEMO_MODEL), "--allow", "controller"], "--allow needs --tls-client-ca"),
         (
+            ["--model", "no/such", "--listen", "0.0.0.0:1", "--insecure", "--announce", "controller:1"],
+            "--announce: 0.0.0.0:1 stands for every address; --advertise HOST:PORT is needed",
+        ),
+        (
             ["--model", str(DEMO_MODEL), "--tls-cert", "no/cert", "--tls-key", "no/key"],
             "no/cert cannot be read: No such file or directory",
         ),
@@ -39,10 +43,10 @@ def test_what_cannot_start_says_why_in_a_line(
     assert said in captured.err
 
 
-def test_an_address_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_in_use_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:{1}".format(*taken.getsockname())
-        assert main(["--model", str(DEMO_MODEL), "--listen", address]) == 2
+        assert main(["--model", "no/such/model", "--listen", address]) == 2
     assert f"cannot listen on {address}" in capsys.readouterr().err
 
 
