@@ -15,6 +15,7 @@ MAX_LABEL_LENGTH = 64
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 64
 MAX_LOGPROBS = 20
+MAX_MODEL_LENGTH = 256
 MAX_DEADLINE_S = 24 * 3600.0
 
 _ROLES = (
@@ -37,6 +38,7 @@ def violations(request: reasoning_pb2.GenerateRequest) -> list[Violation]:
         *_sampling(request.sampling),
         *_wishes(request.wishes),
         *_labels(request),
+        *_model(request.model),
         *tool_violations(request),
     ]
 
@@ -122,3 +124,8 @@ def _labels(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
         if not key or max(len(key), len(value)) > MAX_LABEL_LENGTH:
             shown = f"{key[:20]!r} has {len(key)} characters and its value {len(value)}"
             yield "labels", f"{shown}; allowed are 1 to {MAX_LABEL_LENGTH} and at most {MAX_LABEL_LENGTH}"
+
+
+def _model(model: str) -> Iterator[Violation]:
+    if len(model) > MAX_MODEL_LENGTH:
+        yield "model", f"{len(model)} characters; allowed are at most {MAX_MODEL_LENGTH}"

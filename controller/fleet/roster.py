@@ -136,8 +136,8 @@ class Roster:
         self._ring = Ring()
         self._prefixes = Prefixes()
         self._known: dict[Worker, tuple[int, int]] = {}  # slots, and how many of them are in use
-        self._model: dict[Worker, str] = {}  # of each that is available
-        self._running = Counter[str]()  # available workers by model
+        self._model: dict[Worker, str] = {}  # of each that has told it
+        self._models = Counter[str]()  # workers by model
         self._capacity = self._occupied = 0
         for worker in workers:
             self.changed(worker)
@@ -154,8 +154,8 @@ class Roster:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models that available workers run, sorted."""
-        return tuple(sorted(self._running))
+        """Names of the models that workers run, available or not, sorted."""
+        return tuple(sorted(self._models))
 
     def best(self, needs: Needs = NOTHING) -> Worker | None:
         """The available worker where a usual request would end first, of those that are what is needed; one
@@ -226,11 +226,11 @@ class Roster:
 
     def changed(self, worker: Worker) -> None:
         """Ranks a worker of which something is news."""
+        self._take_model(worker, worker.limits.model if worker.described else None)
         if worker.available:
             self._rank(worker)
         else:
             self._count(worker, 0, 0)
-            self._take_model(worker, None)
             self._outlooks.pop(worker, None)
             for ranking in self._rankings.values():
                 ranking.drop(worker)
@@ -241,17 +241,18 @@ class Roster:
             return
         before = self._model.pop(worker, None)
         if before is not None:
-            self._running[before] -= 1
-            if not self._running[before]:
-                del self._running[before]
+            self._models[before] -= 1
+            if not self._models[before]:
+                del self._models[before]
         if model is not None:
             self._model[worker] = model
-            self._running[model] += 1
+            self._models[model] += 1
 
     def remove(self, worker: Worker) -> None:
         """Forgets a worker."""
         worker.lose()
         self.changed(worker)
+        self._take_model(worker, None)
         del self._known[worker]
         self._ring.remove(worker)
         self._prefixes.forget(worker)
@@ -259,7 +260,6 @@ class Roster:
     def _rank(self, worker: Worker) -> None:
         load = worker.load
         self._count(worker, worker.limits.slots, load.running)
-        self._take_model(worker, worker.limits.model)
         outlook = self._outlooks[worker] = worker.outlook(load)
         finish_class = math.floor(math.log(outlook.finish_s(self._usual)) / _TIE)
         rank = outlook.full, finish_class, outlook.requests + SPREAD * self._lot()

@@ -14,8 +14,9 @@ from controller.http import chat_request, responses_request
 from controller.http.account import Json
 from controller.http.chat_reply import ChatReply
 from controller.http.endpoint import Dialect, Endpoint, caller_of
-from controller.http.errors import ApiError, api_error, unknown_model
+from controller.http.errors import ApiError, api_error
 from controller.http.responses_reply import ResponsesReply
+from controller.service.asking import unknown_model
 from controller.service.requests import Requests
 from curfew.rpc.drain import Drain
 from curfew.rpc.errors import RpcError
@@ -84,7 +85,7 @@ class Catalogue:
 
     async def health(self, request: Request) -> Response:
         """Whether there is a worker to be asked; for load balancers, without a key."""
-        ready = bool(self._requests.models)
+        ready = self._requests.ready
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 

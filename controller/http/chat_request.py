@@ -175,6 +175,7 @@ class ChatRequest(Asked):
         limits = [each for each in (self.max_completion_tokens, self.max_tokens) if each is not None]
         request = reasoning_pb2.GenerateRequest(
             messages=messages,
+            model=self.model,
             sampling=self.sampling(),
             wishes=self.wishes(self.reasoning_effort, min(limits, default=None), deadline_ms),
             labels=self.curfew.labels,

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from controller.admission.identity import Caller
 from controller.http.account import Json
 from controller.http.body import read_body, while_connected
-from controller.http.errors import ApiError, api_error, malformed, unknown_model
+from controller.http.errors import ApiError, api_error, malformed
 from controller.http.fields import MAX_DEADLINE_MS, Asked
 from controller.service.requests import Requests
 from curfew.rpc.drain import Drain, shutting_down
@@ -101,7 +101,6 @@ class Endpoint(Generic[FormT]):
             turns = form.turns()
             renamed = [*turns.renamed(self._dialect.messages), *renamed]
             message = form.message(turns.messages, _deadline_ms(request))
-            self._check_model(form.model)
             async with (
                 self._drain.scope(),
                 while_connected(receive),
@@ -138,12 +137,6 @@ class Endpoint(Generic[FormT]):
             return self._dialect.form.model_validate_json(body)
         except ValidationError as error:
             raise malformed(error) from None
-
-    def _check_model(self, model: str) -> None:
-        """Without any worker, that is what the caller is told instead."""
-        known = self._requests.models
-        if known and model not in known:
-            raise unknown_model(model, known)
 
 
 class EventStream:

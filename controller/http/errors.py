@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from controller.http.account import Json
 from curfew.rpc.durations import seconds
-from curfew.rpc.errors import RpcError, invalid, reason
+from curfew.rpc.errors import RpcError, invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +94,6 @@ def malformed(error: ValidationError) -> RpcError:
     """What is wrong with a request that is not of the API's form."""
     return invalid(
         (_path(each["loc"]), _told(each["msg"], each["type"])) for each in error.errors(include_url=False)
-    )
-
-
-def unknown_model(model: str, known: Sequence[str]) -> RpcError:
-    """The fleet runs no model of this name."""
-    return RpcError(
-        grpc.StatusCode.NOT_FOUND,
-        f"the model {model[:100]!r} does not exist; there is {', '.join(map(repr, known))}",
-        reason("MODEL_NOT_FOUND"),
     )
 
 

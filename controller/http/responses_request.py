@@ -197,6 +197,7 @@ class ResponsesRequest(Asked):
         """In the contract's form, with these turns. deadline_ms: from the request's header."""
         request = reasoning_pb2.GenerateRequest(
             messages=messages,
+            model=self.model,
             sampling=self.sampling(),
             wishes=self.wishes(self.reasoning.effort, self.max_output_tokens, deadline_ms),
             labels=self.curfew.labels,

@@ -19,7 +19,9 @@ class Ability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a worker must be for a request. model: whose tokens it goes on with; None where it begins."""
+    """What a worker must be for a request. model: that it is asked of, or whose tokens it goes on
+    with; None where any will do.
+    """
 
     abilities: frozenset[Ability] = frozenset()
     model: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import grpc
 from google.rpc import error_details_pb2
@@ -113,7 +114,17 @@ def needs_of(request: reasoning_pb2.GenerateRequest) -> Needs:
         needs.add(Ability.TOOLS)
     if request.HasField("answer_format"):
         needs.add(Ability.ANSWER_FORMAT)
-    return Needs(frozenset(needs)) if needs else NOTHING
+    return Needs(frozenset(needs), request.model or None) if needs or request.model else NOTHING
+
+
+def unknown_model(model: str, known: Sequence[str]) -> RpcError:
+    """No worker runs a model of this name."""
+    names = ", ".join(map(repr, known)) or "none"
+    return RpcError(
+        grpc.StatusCode.NOT_FOUND,
+        f"the model {model!r} does not exist; known are: {names}",
+        reason("MODEL_NOT_FOUND"),
+    )
 
 
 def no_worker(lacking: frozenset[Ability], retry_s: float) -> RpcError:

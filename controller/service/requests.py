@@ -19,10 +19,10 @@ from controller.desk.desk import NoWorkerError
 from controller.desk.flight import Flight
 from controller.fleet import Fleet, Roster, Worker
 from controller.planning.decision import Ask, Decision, Refusal
-from controller.planning.needs import Ability
+from controller.planning.needs import NOTHING, Ability
 from controller.planning.outcomes import ConflictError, Outcomes
 from controller.policy import LivePolicy, TenantPolicy
-from controller.service.asking import ask_of, needs_of, no_worker, refused
+from controller.service.asking import ask_of, needs_of, no_worker, refused, unknown_model
 from controller.service.generation import Generation
 from controller.service.journal import Journal
 from controller.service.outbox import Outbox
@@ -160,8 +160,13 @@ class Requests:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models that can be asked now."""
+        """Names of the models that can be asked."""
         return self._roster.models
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a worker for a request that comes now."""
+        return self._roster.capacity > 0
 
     async def _admit(self, request: reasoning_pb2.GenerateRequest, caller: Caller) -> TenantPolicy:
         """What holds for a well-formed request of a known tenant: the first rule that matches its labels, or
@@ -182,7 +187,11 @@ class Requests:
             raise
 
     def _ask(self, request: reasoning_pb2.GenerateRequest, policy: TenantPolicy, caller: Caller) -> Ask:
-        worker = self._desk.best(needs_of(request), self._clock())
+        now_s = self._clock()
+        if request.model and request.model not in self._roster.models:
+            self._desk.best(NOTHING, now_s)  # where there is nobody, that is what is told
+            raise unknown_model(request.model, self._roster.models)
+        worker = self._desk.best(needs_of(request), now_s)
         lengths = self._desk.tenants[policy.name].lengths
         return ask_of(
             request,

@@ -209,6 +209,8 @@ class Options(TypedDict, total=False):
     """Reasoning, closing text and answer together, of which the answer is served first. At least 1."""
     effort: Effort
     """Default: HIGH."""
+    model: str
+    """Name of the model that is to answer. Default: any that there is."""
     sampling: Sampling
     labels: Mapping[str, str]
     """What rules of the policy match on. At most 16 of at most 64 characters."""

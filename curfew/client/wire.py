@@ -66,6 +66,8 @@ def request(question: str | Sequence[Message], options: Options) -> reasoning_pb
         message.wishes.max_answer_tokens = options["max_answer_tokens"]
     if "max_output_tokens" in options:
         message.wishes.max_output_tokens = options["max_output_tokens"]
+    if "model" in options:
+        message.model = options["model"]
     if "effort" in options:
         message.wishes.effort = options["effort"].value
     return message

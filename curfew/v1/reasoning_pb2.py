@@ -26,7 +26,7 @@ from curfew.v1 import generation_pb2 as curfew_dot_v1_dot_generation__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63urfew/v1/reasoning.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xea\x02\n\x0fGenerateRequest\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.curfew.v1.Message\x12+\n\x08sampling\x18\x02 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12!\n\x06wishes\x18\x03 \x01(\x0b\x32\x11.curfew.v1.Wishes\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.curfew.v1.GenerateRequest.LabelsEntry\x12\x1e\n\x05tools\x18\x05 \x03(\x0b\x32\x0f.curfew.v1.Tool\x12*\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x15.curfew.v1.ToolChoice\x12.\n\ranswer_format\x18\x07 \x01(\x0b\x32\x17.curfew.v1.AnswerFormat\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x02\n\x06Wishes\x12\x1d\n\x04mode\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x14max_reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11max_answer_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11max_output_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12!\n\x06\x65\x66\x66ort\x18\x06 \x01(\x0e\x32\x11.curfew.v1.EffortB\x17\n\x15_max_reasoning_tokensB\x14\n\x12_max_answer_tokensB\x14\n\x12_max_output_tokens\"\xbf\x01\n\x10GenerateResponse\x12\x1f\n\x04plan\x18\x01 \x01(\x0b\x32\x0f.curfew.v1.PlanH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\nadjustment\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.BudgetAdjustmentH\x00\x12+\n\ncompletion\x18\x04 \x01(\x0b\x32\x15.curfew.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"\xe7\x02\n\x04Plan\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x1d\n\x04mode\x18\x05 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctarget_share\x18\x08 \x01(\x01\x12\x34\n\x11predicted_latency\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14promised_probability\x18\n \x01(\x01\x12\x0b\n\x03why\x18\x0b \x01(\t\x12\x1f\n\x17\x65stimated_prompt_tokens\x18\x0c \x01(\r\x12\x0e\n\x06worker\x18\r \x01(\t\"B\n\x10\x42udgetAdjustment\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.curfew.v1.Budget\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x9c\x03\n\nCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nobjectives\x18\x06 \x03(\x0b\x32\x1a.curfew.v1.ObjectiveResult\x12\x10\n\x08reopened\x18\x07 \x01(\x08\x12\x13\n\x0b\x61\x64justments\x18\x08 \x01(\r\x12$\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x12.curfew.v1.Attempt\x12:\n\x14malformed_tool_calls\x18\n \x03(\x0b\x32\x1c.curfew.v1.MalformedToolCall\"?\n\x07\x41ttempt\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\r\n\x05hedge\x18\x03 \x01(\x08\"\xa0\x01\n\x0fObjectiveResult\x12\'\n\tobjective\x18\x01 \x01(\x0e\x32\x14.curfew.v1.Objective\x12+\n\x08promised\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x61\x63tual\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04kept\x18\x04 \x01(\x08\":\n\x0bPlanRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.curfew.v1.GenerateRequest\"-\n\x0cPlanResponse\x12\x1d\n\x04plan\x18\x01 \x01(\x0b\x32\x0f.curfew.v1.Plan\"9\n\x14ReportOutcomeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\x17\n\x15ReportOutcomeResponse*y\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05*\x94\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12OBJECTIVE_DEADLINE\x10\x01\x12\x19\n\x15OBJECTIVE_FIRST_TOKEN\x10\x02\x12 \n\x1cOBJECTIVE_FIRST_ANSWER_TOKEN\x10\x03\x12\x17\n\x13OBJECTIVE_PER_TOKEN\x10\x04\x32\xe6\x01\n\x10ReasoningService\x12\x45\n\x08Generate\x12\x1a.curfew.v1.GenerateRequest\x1a\x1b.curfew.v1.GenerateResponse0\x01\x12\x37\n\x04Plan\x12\x16.curfew.v1.PlanRequest\x1a\x17.curfew.v1.PlanResponse\x12R\n\rReportOutcome\x12\x1f.curfew.v1.ReportOutcomeRequest\x1a .curfew.v1.ReportOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63urfew/v1/reasoning.proto\x12\tcurfew.v1\x1a\x1a\x63urfew/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf9\x02\n\x0fGenerateRequest\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.curfew.v1.Message\x12+\n\x08sampling\x18\x02 \x01(\x0b\x32\x19.curfew.v1.SamplingParams\x12!\n\x06wishes\x18\x03 \x01(\x0b\x32\x11.curfew.v1.Wishes\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.curfew.v1.GenerateRequest.LabelsEntry\x12\x1e\n\x05tools\x18\x05 \x03(\x0b\x32\x0f.curfew.v1.Tool\x12*\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x15.curfew.v1.ToolChoice\x12.\n\ranswer_format\x18\x07 \x01(\x0b\x32\x17.curfew.v1.AnswerFormat\x12\r\n\x05model\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x02\n\x06Wishes\x12\x1d\n\x04mode\x18\x01 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x14max_reasoning_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11max_answer_tokens\x18\x03 \x01(\rH\x01\x88\x01\x01\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11max_output_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12!\n\x06\x65\x66\x66ort\x18\x06 \x01(\x0e\x32\x11.curfew.v1.EffortB\x17\n\x15_max_reasoning_tokensB\x14\n\x12_max_answer_tokensB\x14\n\x12_max_output_tokens\"\xbf\x01\n\x10GenerateResponse\x12\x1f\n\x04plan\x18\x01 \x01(\x0b\x32\x0f.curfew.v1.PlanH\x00\x12!\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x10.curfew.v1.DeltaH\x00\x12\x31\n\nadjustment\x18\x03 \x01(\x0b\x32\x1b.curfew.v1.BudgetAdjustmentH\x00\x12+\n\ncompletion\x18\x04 \x01(\x0b\x32\x15.curfew.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"\xe7\x02\n\x04Plan\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x1d\n\x04mode\x18\x05 \x01(\x0e\x32\x0f.curfew.v1.Mode\x12!\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x11.curfew.v1.Budget\x12+\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0ctarget_share\x18\x08 \x01(\x01\x12\x34\n\x11predicted_latency\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14promised_probability\x18\n \x01(\x01\x12\x0b\n\x03why\x18\x0b \x01(\t\x12\x1f\n\x17\x65stimated_prompt_tokens\x18\x0c \x01(\r\x12\x0e\n\x06worker\x18\r \x01(\t\"B\n\x10\x42udgetAdjustment\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.curfew.v1.Budget\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x9c\x03\n\nCompletion\x12.\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x17.curfew.v1.FinishReason\x12.\n\rreasoning_end\x18\x02 \x01(\x0e\x32\x17.curfew.v1.ReasoningEnd\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.curfew.v1.TokenUsage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.curfew.v1.Timings\x12*\n\x07latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nobjectives\x18\x06 \x03(\x0b\x32\x1a.curfew.v1.ObjectiveResult\x12\x10\n\x08reopened\x18\x07 \x01(\x08\x12\x13\n\x0b\x61\x64justments\x18\x08 \x01(\r\x12$\n\x08\x61ttempts\x18\t \x03(\x0b\x32\x12.curfew.v1.Attempt\x12:\n\x14malformed_tool_calls\x18\n \x03(\x0b\x32\x1c.curfew.v1.MalformedToolCall\"?\n\x07\x41ttempt\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\r\n\x05hedge\x18\x03 \x01(\x08\"\xa0\x01\n\x0fObjectiveResult\x12\'\n\tobjective\x18\x01 \x01(\x0e\x32\x14.curfew.v1.Objective\x12+\n\x08promised\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x61\x63tual\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04kept\x18\x04 \x01(\x08\":\n\x0bPlanRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.curfew.v1.GenerateRequest\"-\n\x0cPlanResponse\x12\x1d\n\x04plan\x18\x01 \x01(\x0b\x32\x0f.curfew.v1.Plan\"9\n\x14ReportOutcomeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\x17\n\x15ReportOutcomeResponse*y\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05*\x94\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12OBJECTIVE_DEADLINE\x10\x01\x12\x19\n\x15OBJECTIVE_FIRST_TOKEN\x10\x02\x12 \n\x1cOBJECTIVE_FIRST_ANSWER_TOKEN\x10\x03\x12\x17\n\x13OBJECTIVE_PER_TOKEN\x10\x04\x32\xe6\x01\n\x10ReasoningService\x12\x45\n\x08Generate\x12\x1a.curfew.v1.GenerateRequest\x1a\x1b.curfew.v1.GenerateResponse0\x01\x12\x37\n\x04Plan\x12\x16.curfew.v1.PlanRequest\x1a\x17.curfew.v1.PlanResponse\x12R\n\rReportOutcome\x12\x1f.curfew.v1.ReportOutcomeRequest\x1a .curfew.v1.ReportOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,36 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_GENERATEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_EFFORT']._serialized_start=2213
-  _globals['_EFFORT']._serialized_end=2334
-  _globals['_OBJECTIVE']._serialized_start=2337
-  _globals['_OBJECTIVE']._serialized_end=2485
+  _globals['_EFFORT']._serialized_start=2228
+  _globals['_EFFORT']._serialized_end=2349
+  _globals['_OBJECTIVE']._serialized_start=2352
+  _globals['_OBJECTIVE']._serialized_end=2500
   _globals['_GENERATEREQUEST']._serialized_start=101
-  _globals['_GENERATEREQUEST']._serialized_end=463
-  _globals['_GENERATEREQUEST_LABELSENTRY']._serialized_start=418
-  _globals['_GENERATEREQUEST_LABELSENTRY']._serialized_end=463
-  _globals['_WISHES']._serialized_start=466
-  _globals['_WISHES']._serialized_end=753
-  _globals['_GENERATERESPONSE']._serialized_start=756
-  _globals['_GENERATERESPONSE']._serialized_end=947
-  _globals['_PLAN']._serialized_start=950
-  _globals['_PLAN']._serialized_end=1309
-  _globals['_BUDGETADJUSTMENT']._serialized_start=1311
-  _globals['_BUDGETADJUSTMENT']._serialized_end=1377
-  _globals['_COMPLETION']._serialized_start=1380
-  _globals['_COMPLETION']._serialized_end=1792
-  _globals['_ATTEMPT']._serialized_start=1794
-  _globals['_ATTEMPT']._serialized_end=1857
-  _globals['_OBJECTIVERESULT']._serialized_start=1860
-  _globals['_OBJECTIVERESULT']._serialized_end=2020
-  _globals['_PLANREQUEST']._serialized_start=2022
-  _globals['_PLANREQUEST']._serialized_end=2080
-  _globals['_PLANRESPONSE']._serialized_start=2082
-  _globals['_PLANRESPONSE']._serialized_end=2127
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=2129
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=2186
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=2188
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=2211
-  _globals['_REASONINGSERVICE']._serialized_start=2488
-  _globals['_REASONINGSERVICE']._serialized_end=2718
+  _globals['_GENERATEREQUEST']._serialized_end=478
+  _globals['_GENERATEREQUEST_LABELSENTRY']._serialized_start=433
+  _globals['_GENERATEREQUEST_LABELSENTRY']._serialized_end=478
+  _globals['_WISHES']._serialized_start=481
+  _globals['_WISHES']._serialized_end=768
+  _globals['_GENERATERESPONSE']._serialized_start=771
+  _globals['_GENERATERESPONSE']._serialized_end=962
+  _globals['_PLAN']._serialized_start=965
+  _globals['_PLAN']._serialized_end=1324
+  _globals['_BUDGETADJUSTMENT']._serialized_start=1326
+  _globals['_BUDGETADJUSTMENT']._serialized_end=1392
+  _globals['_COMPLETION']._serialized_start=1395
+  _globals['_COMPLETION']._serialized_end=1807
+  _globals['_ATTEMPT']._serialized_start=1809
+  _globals['_ATTEMPT']._serialized_end=1872
+  _globals['_OBJECTIVERESULT']._serialized_start=1875
+  _globals['_OBJECTIVERESULT']._serialized_end=2035
+  _globals['_PLANREQUEST']._serialized_start=2037
+  _globals['_PLANREQUEST']._serialized_end=2095
+  _globals['_PLANRESPONSE']._serialized_start=2097
+  _globals['_PLANRESPONSE']._serialized_end=2142
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=2144
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=2201
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=2203
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=2226
+  _globals['_REASONINGSERVICE']._serialized_start=2503
+  _globals['_REASONINGSERVICE']._serialized_end=2733
 # @@protoc_insertion_point(module_scope)

@@ -122,6 +122,9 @@ class GenerateRequest(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model that is to answer, of at most 256 characters; NOT_FOUND when no worker runs it. Default: any."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Message]:
         """The conversation; the last turn is the user's or a tool's. 1 to 1024."""
@@ -160,10 +163,11 @@ class GenerateRequest(_message.Message):
         tools: _abc.Iterable[_generation_pb2.Tool] | None = ...,
         tool_choice: _generation_pb2.ToolChoice | None = ...,
         answer_format: _generation_pb2.AnswerFormat | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "wishes", b"wishes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "labels", b"labels", "messages", b"messages", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "wishes", b"wishes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_format", b"answer_format", "labels", b"labels", "messages", b"messages", "model", b"model", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "wishes", b"wishes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

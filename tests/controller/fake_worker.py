@@ -69,9 +69,11 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         tls: ServerTls | None = None,
         authorise: Authorise | None = None,
         capabilities: worker_pb2.WorkerCapabilities | None = ALL,
+        model: str = "fake",
     ) -> None:
         """capabilities: None tells none, as a worker that is older than them."""
         self._capabilities = capabilities
+        self._model = model
         self.script = script or Script()
         self.address = f"127.0.0.1:{port}"
         self.requests: list[worker_pb2.WorkerServiceGenerateRequest] = []
@@ -158,7 +160,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.DescribeWorkerResponse:
         step = wire.duration(max(1e-4, self.script.step_s))
         return worker_pb2.DescribeWorkerResponse(
-            model="fake",
+            model=self._model,
             version="1",
             device="none",
             dtype="none",

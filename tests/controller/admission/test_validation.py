@@ -107,6 +107,7 @@ def messages(*turns: pb.Message) -> Callable[[Request], None]:
             "1025 messages; allowed are at most 1024",
         ),
         (wish(mode=9), "wishes.mode", "9 is not a mode"),
+        (lambda r: setattr(r, "model", "m" * 257), "model", "257 characters; allowed are at most 256"),
         (wish(effort=9), "wishes.effort", "9 is not an effort"),
         (wish(max_output_tokens=0), "wishes.max_output_tokens", "0 leaves no answer; allowed is 1 and more"),
         (wish(max_answer_tokens=0), "wishes.max_answer_tokens", "0 leaves no answer; allowed is 1 and more"),

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from curfew.v1 import generation_pb2 as pb
-from tests.controller.fake_worker import Script
-from tests.controller.http.door import CHAT, RESPONSES, House, events, house
+from tests.controller.fake_worker import FakeWorker, Script
+from tests.controller.http.door import CHAT, PLAIN, RESPONSES, House, events, house
+from tests.controller.service.harness import controller
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = (
@@ -90,6 +91,27 @@ tenants:
     async with house(policy=policy) as door:
         response = await door.post(RESPONSES, curfew={"labels": {"task": "triage"}})
     assert response.json()["curfew"]["rule"] == "tenants[0].rules[0]"
+
+
+async def test_the_model_that_is_asked_for_answers() -> None:
+    async with (
+        FakeWorker(Script(answer="small"), model="nano") as nano,
+        FakeWorker(Script(answer="large"), model="super") as large,
+        controller([nano.address, large.address], http="127.0.0.1:0") as door,
+        httpx.AsyncClient(
+            base_url=f"http://{door.addresses.http}", headers={"authorization": "Bearer a"}
+        ) as client,
+    ):
+        answers = {}
+        for name in ("nano", "super"):
+            asked = PLAIN[CHAT] | {"model": name}
+            # Until the controller has heard of both.
+            while (response := await client.post(CHAT, json=asked)).status_code in (404, 503):
+                pass
+            answers[name] = response.json()["choices"][0]["message"]["content"]
+        listed = (await client.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["nano", "super"]
+    assert answers == {"nano": "small", "super": "large"}
 
 
 async def test_sampling_and_turns_reach_the_worker() -> None:

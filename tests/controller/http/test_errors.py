@@ -202,7 +202,7 @@ async def test_without_a_worker_it_is_503() -> None:
     ):
         response = await client.post(CHAT, json=PLAIN[CHAT])
         assert (response.status_code, error(response)["code"]) == (503, "no_worker")
-        assert response.headers["retry-after"] == "1"
+        assert int(response.headers["retry-after"]) >= 1
         assert (await client.get("/healthz")).status_code == 503
         assert (await client.get("/v1/models")).json()["data"] == []
 

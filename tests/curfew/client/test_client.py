@@ -181,6 +181,7 @@ def test_what_is_said_arrives(twin: Twin, server: tuple[Scripted, str]) -> None:
         max_answer_tokens=5,
         max_output_tokens=50,
         effort=Effort.LOW,
+        model="nano",
         sampling=Sampling(temperature=0.0, seed=7, stop=("!",)),
         labels={"task": "triage"},
     )
@@ -191,6 +192,7 @@ def test_what_is_said_arrives(twin: Twin, server: tuple[Scripted, str]) -> None:
     ]
     wishes, sampling = call.request.wishes, call.request.sampling
     assert (wishes.mode, wishes.max_answer_tokens) == (pb.MODE_NO_THINK, 5)
+    assert call.request.model == "nano"
     assert (wishes.max_output_tokens, wishes.effort) == (50, reasoning_pb2.EFFORT_LOW)
     assert wishes.HasField("max_reasoning_tokens")
     assert not wishes.HasField("deadline")
