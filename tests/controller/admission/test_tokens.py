@@ -20,7 +20,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from controller.admission.identity import identify
 from controller.admission.key_sets import FRESH_S, LEAST_PAUSE_S, FileKeys, UrlKeys, parse_keys
-from controller.admission.tokens import MAX_CHARACTERS, Tokens
+from controller.admission.tokens import LEEWAY_S, MAX_CHARACTERS, Tokens
 from controller.policy import parse_policy
 from curfew.rpc.errors import RpcError
 
@@ -143,14 +143,42 @@ async def test_only_a_good_token_is_told_that_it_has_expired(tokens: Tokens) -> 
     assert await refusal(token(OTHER_EC, exp=past), tokens) == UNKNOWN
 
 
+async def test_a_token_that_was_in_order_is_checked_again_once_it_has_expired(tmp_path: Path) -> None:
+    file, clock = tmp_path / "keys.json", Clock()
+    file.write_text(key_set("ec"))
+    tokens = Tokens(FileKeys(file), ISSUER, AUDIENCE, "tenant", clock)
+    expires_s = int(time.time()) - int(LEEWAY_S) + 5
+    once = token(exp=expires_s)
+    clock.now_s = expires_s - 1.0
+    assert (await identify(POLICY, once, tokens)).name == "support"
+    checked = jwt.decode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jwt, "decode", lambda *_, **__: pytest.fail("it is checked again"))
+        assert (await identify(POLICY, once, tokens)).name == "support"
+    clock.now_s = expires_s + 0.0
+    seen: list[str] = []
+
+    def decode(token: str, *arguments: Any, **options: Any) -> Any:
+        seen.append(token)
+        return checked(token, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jwt, "decode", decode)
+        assert (await identify(POLICY, once, tokens)).name == "support"
+    assert seen == [once]
+
+
 async def test_keys_change_with_their_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     file.write_text(key_set("ed"))
     tokens = Tokens(FileKeys(file), ISSUER, AUDIENCE, "tenant")
+    before = token(ED, "EdDSA", "ed")
+    assert (await identify(POLICY, before, tokens)).name == "support"
     assert await refusal(token(), tokens) == UNKNOWN
     file.write_text(key_set("ec"))
     assert (await identify(POLICY, token(), tokens)).name == "support"
-    assert await refusal(token(ED, "EdDSA", "ed"), tokens) == UNKNOWN
+    # Though it was in order a moment ago.
+    assert await refusal(before, tokens) == UNKNOWN
     file.write_text("{")
     assert (await identify(POLICY, token(), tokens)).name == "support"
     assert "the keys before stay in force" in caplog.text

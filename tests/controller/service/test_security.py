@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import http.server
 import json
@@ -61,13 +62,16 @@ def read(
 
 @asynccontextmanager
 async def controller(
-    *arguments: str | Path, workers: tuple[str, ...] = (), policy: LivePolicy | None = None
+    *arguments: str | Path,
+    workers: tuple[str, ...] = (),
+    policy: LivePolicy | None = None,
+    ready: bool = True,
 ) -> AsyncIterator[Addresses]:
     policy = policy or LivePolicy(lambda: parse_policy(POLICY, "policy.yaml", KEYS))
     running = Controller(policy, Sources(workers), time.monotonic, security=read_security(read(*arguments)))
     try:
         addresses = await running.start(LOCAL)
-        if workers:
+        if workers and ready:
             assert await running.had_worker(20)
         yield addresses
     finally:
@@ -119,6 +123,24 @@ async def test_every_hop_can_be_encrypted_with_both_sides_known(authority: Autho
             assert events[-1].HasField("completion")
             assert await operates(addresses.admin, Tls(authority.ca)) is OK
             assert await operates(addresses.admin) is UNAVAILABLE
+
+
+async def test_a_controller_whose_certificate_was_renewed_reaches_its_workers_again(
+    authority: Authority, tmp_path: Path
+) -> None:
+    at_worker = authority.issue("worker")
+    ours = Authority(tmp_path, "retired").issue("controller")
+    async with FakeWorker(tls=ServerTls(at_worker.cert, at_worker.key, authority.ca)) as worker:
+        to_worker = ("--worker-ca", authority.ca, "--worker-cert", ours.cert, "--worker-key", ours.key)
+        async with controller(*to_worker, workers=(worker.address,), ready=False) as addresses:
+            assert await called(addresses.listen, "a") is UNAVAILABLE
+            renewed = authority.issue("controller")
+            ours.cert.write_bytes(renewed.cert.read_bytes())
+            ours.key.write_bytes(renewed.key.read_bytes())
+            async with asyncio.timeout(20):
+                while await called(addresses.listen, "a") is UNAVAILABLE:
+                    pass
+            assert await called(addresses.listen, "a") is OK
 
 
 async def test_operators_need_one_of_the_keys_in_the_file_as_it_is_now(tmp_path: Path) -> None:
