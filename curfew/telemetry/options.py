@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from curfew.rpc.addresses import host_and_port
 from curfew.telemetry.logs import LogFormat
@@ -51,6 +51,16 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> argparse._Argument
     return group
 
 
+def require_extra(options: argparse.Namespace) -> None:
+    """Raises TelemetryError where a flag needs a library that is not installed: for services that have long
+    work before them until they would notice.
+    """
+    if options.metrics is not None:
+        _prometheus()
+    if options.otlp is not None:
+        _otlp()
+
+
 @asynccontextmanager
 async def metrics_endpoint(address: str | None, read: Read) -> AsyncIterator[str | None]:
     """Serves metrics at an address, if there is one, until the end. Gives the bound one.
@@ -60,13 +70,10 @@ async def metrics_endpoint(address: str | None, read: Read) -> AsyncIterator[str
     if address is None:
         yield None
         return
-    try:
-        from curfew.telemetry.prometheus import serve_metrics
-    except ModuleNotFoundError as error:
-        raise TelemetryError(f"--metrics needs {error.name}: {EXTRA}") from None
+    endpoint = _prometheus()(address, read)
     async with AsyncExitStack() as stack:
         try:
-            bound = await stack.enter_async_context(serve_metrics(address, read))
+            bound = await stack.enter_async_context(endpoint)
         except OSError as error:
             raise TelemetryError(f"--metrics: cannot listen on {address}: {error.strerror}") from None
         yield bound
@@ -80,12 +87,24 @@ async def tracing_to(
     if target is None:
         yield None
         return
+    async with _otlp()(target, service, ratio, clock) as tracing:
+        yield tracing
+
+
+def _prometheus() -> Callable[[str, Read], AbstractAsyncContextManager[str]]:
     try:
-        from curfew.telemetry.otlp import exporter_to, traces_to
+        from curfew.telemetry.prometheus import serve_metrics
+    except ModuleNotFoundError as error:
+        raise TelemetryError(f"--metrics needs {error.name}: {EXTRA}") from None
+    return serve_metrics
+
+
+def _otlp() -> Callable[[str, str, float | None, Callable[[], float]], AbstractAsyncContextManager[Tracing]]:
+    try:
+        from curfew.telemetry.otlp import traces_over_otlp
     except ModuleNotFoundError as error:
         raise TelemetryError(f"--otlp needs {error.name}: {EXTRA}") from None
-    async with traces_to(exporter_to(target), service, ratio, clock) as tracing:
-        yield tracing
+    return traces_over_otlp
 
 
 def _ratio(text: str) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
 from opentelemetry import trace
@@ -111,6 +111,13 @@ async def traces_to(
         if not (await asyncio.wait([sending], timeout=LAST_SPANS_S))[0]:
             exporter.shutdown()  # which ends the attempts to send
         await sending
+
+
+def traces_over_otlp(
+    target: str, service: str, ratio: float | None, clock: Callable[[], float]
+) -> AbstractAsyncContextManager[OtlpTracing]:
+    """Traces that go to a target; see `exporter_to` and `traces_to`."""
+    return traces_to(exporter_to(target), service, ratio, clock)
 
 
 def exporter_to(target: str) -> SpanExporter:
