@@ -16,7 +16,6 @@ import torch
 
 from curfew.rpc.durations import duration
 from curfew.telemetry.logs import LogFormat, configure_logging
-from curfew.telemetry.options import require_extra
 from curfew.v1 import worker_pb2 as pb
 from worker.engine.build import EngineOptions, Model, build_engine, load_model
 from worker.engine.closing import Closing
@@ -144,7 +143,6 @@ def _run(options: argparse.Namespace) -> int:
         # First what is quick to find wrong.
         security = read_security(options)
         check_door(options)
-        require_extra(options)
         model, engine = _load(options)
         closing = Closing(model.chat.encode, model.chat.token_bytes)
         speed = measure(engine, model.chat, closing, time.monotonic)

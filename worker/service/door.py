@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 
 from curfew.rpc.addresses import check_free, host_and_port
 from curfew.rpc.server import Server, ended_by_signals, on_signals
-from curfew.telemetry.options import TelemetryError, add_telemetry_options
+from curfew.telemetry.options import TelemetryError, add_telemetry_options, require_extra
 from curfew.v1 import worker_pb2 as pb
 from curfew.v1.registry_pb2 import AnnounceRequest
 from curfew.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -59,6 +59,7 @@ def check_door(options: argparse.Namespace) -> None:
     """Finds what would keep `serve_until_told` from serving, before anything slow is done for it. Raises
     OSError and ValueError.
     """
+    require_extra(options)
     if options.announce:
         advertised(options, options.listen)
     check_free(options.listen)

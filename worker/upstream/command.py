@@ -15,7 +15,6 @@ from curfew.dialects import DIALECTS, Dialect
 from curfew.rpc.durations import duration
 from curfew.rpc.errors import RpcError
 from curfew.telemetry.logs import LogFormat, configure_logging
-from curfew.telemetry.options import require_extra
 from curfew.v1 import worker_pb2 as pb
 from worker.model.chat import Chat
 from worker.service.door import add_door_options, cannot_start, number, positive, serve_until_told
@@ -90,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging("info", LogFormat(options.log_format))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        require_extra(options)
         return asyncio.run(_run(options, read_security(options)))
     except (OSError, RpcError, ValueError) as error:
         return cannot_start(error)
