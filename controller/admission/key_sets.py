@@ -14,6 +14,7 @@ import httpx
 from jwt import PyJWK, PyJWTError
 
 from curfew.rpc.addresses import is_loopback
+from curfew.rpc.files import Reread
 
 log = logging.getLogger(__name__)
 
@@ -71,50 +72,35 @@ def parse_keys(text: str | bytes) -> Keys:
 
 
 class FileKeys:
-    """A file, read again once it has changed. One that cannot be used is logged and changes nothing."""
+    """A file, read again once it has changed."""
 
     def __init__(self, file: Path) -> None:
         """Raises ValueError for a file that cannot be used."""
-        self._file = file
-        self._seen = self._signature()
-        self._keys = self._read()
+        self._keys = Reread([file], lambda: _read(file))
 
     async def start(self) -> None:
         """Nothing is to be done."""
 
     async def find(self, key_id: str) -> PyJWK | None:
         """The key of an id in the file as it is now."""
-        now = self._signature()
-        if now != self._seen:
-            self._seen = now
-            try:
-                self._keys = await asyncio.to_thread(self._read)
-            except ValueError as error:
-                log.error("%s; the keys before stay in force", error)
-        return self._keys.get(key_id)
+        return self._keys.content.get(key_id)
 
     async def close(self) -> None:
         """Nothing is to be done."""
 
-    def _read(self) -> Keys:
-        try:
-            with self._file.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ValueError(f"{self._file} cannot be read: {error.strerror}") from None
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"{self._file} is larger than {MAX_BYTES >> 10} KiB")
-        try:
-            return parse_keys(text)
-        except ValueError as error:
-            raise ValueError(f"{self._file}: {error}") from None
 
-    def _signature(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._file.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
+def _read(file: Path) -> Keys:
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{file} is larger than {MAX_BYTES >> 10} KiB")
+    try:
+        return parse_keys(text)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 class UrlKeys:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,45 +15,25 @@ from controller.admission.identity import bearer
 from controller.policy.secrets import read_digests
 from curfew.rpc.access import check_names
 from curfew.rpc.errors import RpcError, reason
-
-log = logging.getLogger(__name__)
+from curfew.rpc.files import Reread
 
 REGISTRY = "/curfew.v1.RegistryService/"
 
 
 class KeyFile:
     """Keys in a file: one a line, itself or as `sha256:` and its digest. While keys are exchanged both may be
-    in it. It is read again once it has changed; one that cannot be used is logged, and the keys before stay.
+    in it. It is read again once it has changed.
     """
 
     def __init__(self, file: Path) -> None:
         """Raises ValueError, in words that tell nothing of what the file holds."""
-        self._file = file
-        self._seen = self._signature()
-        self._digests = read_digests(file.parent, file.name)
+        self._digests = Reread([file], lambda: read_digests(file.parent, file.name))
 
     def holds(self, key: str) -> bool:
         """Whether a key is one of them."""
-        self._read_again()
         digest = hashlib.sha256(key.encode()).digest()
         # All are compared, so that the time does not tell which it was.
-        return sum(hmac.compare_digest(digest, each) for each in self._digests) > 0
-
-    def _read_again(self) -> None:
-        now = self._signature()
-        if now != self._seen:
-            self._seen = now
-            try:
-                self._digests = read_digests(self._file.parent, self._file.name)
-            except ValueError as error:
-                log.error("%s: %s; the keys before stay in force", self._file, error)
-
-    def _signature(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._file.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return sum(hmac.compare_digest(digest, each) for each in self._digests.content) > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 
+from curfew.rpc.files import Reread
 from curfew.rpc.tls import ServerTls
-
-log = logging.getLogger(__name__)
 
 
 def server_context(tls: ServerTls) -> ssl.SSLContext:
     """For a listening socket. Files that change are read again with the next connection; those that cannot be
     used are logged, and those before stay in use.
     """
-    current, seen = _read(tls), tls.signature()
+    contexts = Reread(tls.files, lambda: _read(tls))
 
     def refresh(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        nonlocal current, seen
-        now = tls.signature()
-        if now != seen:
-            seen = now
-            try:
-                current = _read(tls)
-            except (OSError, ValueError) as error:
-                log.error("the certificate before stays in use: %s", error)
-        connection.context = current
+        connection.context = contexts.content
 
     first = _read(tls)
     first.sni_callback = refresh

@@ -13,6 +13,7 @@ from typing import Protocol
 from watchfiles import awatch
 
 from controller.policy import Policy, PolicyError
+from curfew.rpc.files import Signature, signature
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,6 @@ LOOK_S = 5.0
 """How often a file is looked at when its directory reports nothing: it may be a link to elsewhere, or on a
 file system whose changes are not reported.
 """
-
-Signature = tuple[int, int, int, int] | None
 
 
 class Reloadable(Protocol):
@@ -50,7 +49,7 @@ async def watch(file: Path, policy: Reloadable, look_s: float = LOOK_S, secrets:
     directories = [file.parent] if secrets is None else [file.parent, secrets]
     async with aclosing(_wakeups(directories, look_s)) as wakeups:
         async for _ in wakeups:
-            now = [_signature(each) for each in (file, *_files(secrets))]
+            now = [signature(each) for each in (file, *_files(secrets))]
             if now == seen:
                 continue
             # Taken before reading: a change in between is another one.
@@ -120,12 +119,3 @@ def _files(directory: Path | None) -> list[Path]:
         return [] if directory is None else sorted(directory.iterdir())
     except OSError:
         return []
-
-
-def _signature(file: Path) -> Signature:
-    """What changes with a file's content, links followed; None when it cannot be had."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import grpc
 
-log = logging.getLogger(__name__)
-
-Signature = tuple[tuple[int, int, int, int] | None, ...]
+from curfew.rpc.files import Reread
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +35,20 @@ class Tls:
             _check_authorities(self.ca)
         if self.cert is not None and self.cert_key is not None:
             _check_pair(self.cert, self.cert_key)
-        ca, cert_key, cert = (None if path is None else path.read_bytes() for path in self._files)
-        return grpc.ssl_channel_credentials(ca, cert_key, cert)
+        contents = (
+            None if path is None else path.read_bytes() for path in (self.ca, self.cert_key, self.cert)
+        )
+        return grpc.ssl_channel_credentials(*contents)
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
         """What a channel must be told beside its credentials."""
         return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
 
-    def signature(self) -> Signature:
-        """Changes with the files."""
-        return _signature(self._files)
-
     @property
-    def _files(self) -> tuple[Path | None, Path | None, Path | None]:
-        return self.ca, self.cert_key, self.cert
+    def files(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.ca, self.cert_key, self.cert) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +67,14 @@ class ServerTls:
 
         Raises OSError for a file that cannot be read, ValueError for one that does not fit.
         """
-        seen = self.signature()
-        first = self._read()
+        configurations = Reread(self.files, self._read)
+        current = first = configurations.content
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             """The files where they are other ones. gRPC calls this in a thread of its own."""
-            nonlocal seen
-            now = self.signature()
-            if now == seen:
-                return None
-            # Taken before reading: a change in between is another one.
-            seen = now
-            try:
-                configuration = self._read()
-            except (OSError, ValueError) as error:
-                log.error("the certificate before stays in use: %s", error)
-                return None
-            log.info("%s is in use from now on", self.cert)
-            return configuration
+            nonlocal current
+            before, current = current, configurations.content
+            return None if current is before else current
 
         return grpc.dynamic_ssl_server_credentials(
             first,
@@ -96,9 +82,10 @@ class ServerTls:
             require_client_authentication=self.client_ca is not None,
         )
 
-    def signature(self) -> Signature:
-        """Changes with the files."""
-        return _signature((self.cert, self.key, self.client_ca))
+    @property
+    def files(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.cert, self.key, self.client_ca) if path is not None]
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         _check_pair(self.cert, self.key)
@@ -119,22 +106,17 @@ class Dialler:
 
     def __init__(self, tls: Tls | None, options: Sequence[tuple[str, str | int]] = ()) -> None:
         """tls: None for no encryption. Raises OSError and ValueError, as `Tls.credentials` does."""
-        self._tls = tls
         self._options = options if tls is None else (*options, *tls.options)
-        self._seen = () if tls is None else tls.signature()
-        self._credentials = None if tls is None else tls.credentials()
+        self._files = None if tls is None else Reread(tls.files, tls.credentials)
+        self._credentials = None if self._files is None else self._files.content
         self._version = 0
 
     @property
     def version(self) -> int:
-        """Grows when the files have changed. Those that cannot be used are logged and change nothing."""
-        if self._tls is not None and (now := self._tls.signature()) != self._seen:
-            self._seen = now
-            try:
-                self._credentials = self._tls.credentials()
-                self._version += 1
-            except (OSError, ValueError) as error:
-                log.error("the certificate before stays in use: %s", error)
+        """Grows when the files have changed."""
+        if self._files is not None:
+            before, self._credentials = self._credentials, self._files.content
+            self._version += self._credentials is not before
         return self._version
 
     def open(self, address: str) -> grpc.aio.Channel:
@@ -255,17 +237,3 @@ def _check_readable(path: Path) -> None:
         path.read_bytes()
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _signature(files: tuple[Path | None, ...]) -> Signature:
-    """What changes with the files' content, links followed: a Kubernetes Secret changes by one."""
-    found = []
-    for path in files:
-        try:
-            status = None if path is None else path.stat()
-        except OSError:
-            status = None
-        found.append(
-            None if status is None else (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        )
-    return tuple(found)

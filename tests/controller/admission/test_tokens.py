@@ -181,7 +181,7 @@ async def test_keys_change_with_their_file(tmp_path: Path, caplog: pytest.LogCap
     assert await refusal(before, tokens) == UNKNOWN
     file.write_text("{")
     assert (await identify(POLICY, token(), tokens)).name == "support"
-    assert "the keys before stay in force" in caplog.text
+    assert "what was read before stays in use" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ async def test_a_changed_certificate_is_shown_from_the_next_connection_on(
             assert await status(address, Tls(authority.ca, server_name="after")) is grpc.StatusCode.OK
     told = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert told == [
-        f"the certificate before stays in use: {before.cert} and {before.key} are not a certificate and its "
-        "key in PEM form"
+        f"{before.cert} and {before.key} are not a certificate and its key in PEM form; "
+        "what was read before stays in use"
     ]
 
 
@@ -117,7 +117,7 @@ async def test_a_dialler_opens_channels_with_the_files_as_they_are(
         caller.cert.write_bytes(known.cert.read_bytes())
         # A certificate without its key, as while both are being written, changes nothing.
         assert dialler.version == 0
-        assert "the certificate before stays in use" in caplog.text
+        assert "what was read before stays in use" in caplog.text
         caller.key.write_bytes(known.key.read_bytes())
         assert dialler.version == 1
         assert await answer(dialler.open(address)) is grpc.StatusCode.OK
