@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -21,6 +22,8 @@ from curfew.rpc.errors import RpcError
 from curfew.telemetry.logs import concerns
 from curfew.telemetry.tracing import Headers, NoTracing, Trace, Tracing
 from curfew.v1 import generation_pb2
+
+log = logging.getLogger(__name__)
 
 _REASONING_END = {
     generation_pb2.REASONING_END_NONE: ReasoningEnd.NONE,
@@ -91,9 +94,8 @@ class Journal:
             activity.end()
             if self.recorder is not None and entry.ask is not None:
                 self.recorder.note(self._row(entry, entry.ask))
-            now_s = self._clock() if self._observers else 0.0
-            for observe in self._observers:
-                observe(entry, now_s)
+            if self._observers:
+                self._observe(entry)
 
     def now_s(self) -> float:
         """By the controller's clock."""
@@ -106,6 +108,15 @@ class Journal:
         self.activities[entry.policy.name].decide(decision, now_s - entry.receipt_s)
         if self.shadow is not None:
             self.shadow.compare(entry.policy.name, ask, entry.labels, verdict, now_s)
+
+    def _observe(self, entry: Entry) -> None:
+        """Nothing that goes wrong here reaches the request."""
+        now_s = self._clock()
+        try:
+            for observe in self._observers:
+                observe(entry, now_s)
+        except Exception:
+            log.exception("request %s is over and cannot be told of", entry.request_id)
 
     def _row(self, entry: Entry, ask: Ask) -> Row:
         run, flight = entry.run, entry.flight

@@ -36,7 +36,7 @@ def trace_request(entry: Entry, now_s: float) -> None:
         if ended_s is None:  # where it ended, too
             break
         began_s = ended_s
-    trace.end(name, now_s, request_facts(entry), "" if outcome == "answered" else outcome)
+    trace.end(name, now_s, request_facts(entry), outcome if outcome in ("failed", "refused") else "")
 
 
 def log_request(entry: Entry, now_s: float) -> None:

@@ -59,7 +59,7 @@ REFUSALS = Metric(
     "curfew_refusals_total",
     Kind.COUNTER,
     "Refused requests by why: no plan keeps the promise, others needed the place more (price), too many "
-    "waited (crowd), or the tenant's own limit was reached.",
+    "waited (crowd), the tenant's own limit was reached, or the worker's queue was full (worker).",
     ("tenant", "reason"),
 )
 DECISIONS = Metric(

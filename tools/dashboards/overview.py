@@ -79,11 +79,13 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Workers",
-                    "That are known, that requests can be sent to, and that were lost under requests.",
+                    "That are known, available, or outliers; requests that went on, or went out twice.",
                     [
                         Query(top(c.WORKERS), "known"),
                         Query(f"min ({c.WORKERS_AVAILABLE.name})", "available"),
+                        Query(f"max ({c.WORKERS_EJECTED.name})", "outliers"),
                         Query(f"sum (increase({c.FAILOVERS.name}{OVER}))", "failovers"),
+                        Query(f"sum (increase({c.HEDGES.name}{OVER}))", "hedges"),
                     ],
                 ),
             ),

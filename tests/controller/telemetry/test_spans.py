@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from controller.service.journal import Entry
 from controller.telemetry.settings import TelemetrySettings
 from curfew.telemetry.options import tracing_to
 from tests.controller.fake_worker import FakeWorker, Script
@@ -85,6 +86,20 @@ async def test_a_request_over_its_limit_is_not_planned() -> None:
     assert limited.attributes["curfew.refused_for"] == "limit"
     assert [span.name for span in receiver.spans if span.parent_id == limited.span_id] == ["admission"]
     assert left.attributes["curfew.outcome"] == "left"
+    assert not left.failed
+
+
+async def test_what_goes_wrong_in_telling_of_a_request_does_not_reach_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(entry: Entry, now_s: float) -> None:
+        raise RuntimeError("telemetry is broken")
+
+    settings = TelemetrySettings(also=[fail])
+    async with FakeWorker() as worker, controller([worker.address], telemetry=settings) as door:
+        answer = await door.generate("analyst")
+    assert answer.error is None
+    assert "telemetry is broken" in caplog.text
 
 
 async def test_strangers_are_not_traced() -> None:
