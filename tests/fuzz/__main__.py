@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz import files
-from tests.fuzz.round import attack_methods, attack_wire, check_unharmed
+from tests.fuzz.round import attack_methods, attack_size, attack_wire, check_unharmed
 from tests.fuzz.victim import Answers, Victim, Vitals, running_victim
 
 WARM_UP = 5
@@ -51,6 +51,7 @@ async def _fuzz(directory: Path, seed: int, for_s: float, examples: int) -> int:
         while number == 0 or time.monotonic() < end_s:
             try:
                 await attack_wire(victim, seed)
+                await attack_size(victim)
                 await attack_methods(victim, seed, examples)
                 for kind in kinds:
                     await asyncio.to_thread(files.attack, kind, directory, examples=examples, randomness=seed)

@@ -203,15 +203,17 @@ def attack(method: Method, *, examples: int, randomness: int | None = None) -> N
         is_refused_or_answered()
 
 
-def send(channel: grpc.Channel, method: Method, raw: bytes) -> tuple[grpc.StatusCode, str]:
+def send(
+    channel: grpc.Channel, method: Method, raw: bytes, *, timeout_s: float = CALL_S
+) -> tuple[grpc.StatusCode, str]:
     """Sends a request as it is. Returns the status that its call ended with."""
     path, metadata = method.door.method, method.door.headers
     try:
         if method.streams:
-            for _ in channel.unary_stream(path, bytes, bytes)(raw, timeout=CALL_S, metadata=metadata):
+            for _ in channel.unary_stream(path, bytes, bytes)(raw, timeout=timeout_s, metadata=metadata):
                 pass
         else:
-            channel.unary_unary(path, bytes, bytes)(raw, timeout=CALL_S, metadata=metadata)
+            channel.unary_unary(path, bytes, bytes)(raw, timeout=timeout_s, metadata=metadata)
     except grpc.RpcError as error:
         call = cast("grpc.Call", error)
         return call.code(), call.details() or ""

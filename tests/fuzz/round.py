@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from random import Random
 
+import grpc
+
 from tests.fuzz import messages, wire
 from tests.fuzz.victim import Victim, Vitals
 
@@ -23,6 +25,18 @@ async def attack_wire(victim: Victim, seed: int, only: Iterable[str] = tuple(wir
             await wire.run(wire.ATTACKS[name], door, Random(f"{seed} {name} {number}"))
 
     await asyncio.gather(*(one(name, number) for name in only for number in range(len(victim.doors()))))
+
+
+async def attack_size(victim: Victim) -> None:
+    """A message of 100 MB to each door that streams; refused before it is read."""
+    unlimited = [("grpc.max_send_message_length", -1)]
+    for method in victim.methods():
+        if method.streams:
+            with grpc.insecure_channel(method.door.address, options=unlimited) as channel:
+                code, _ = await asyncio.to_thread(
+                    messages.send, channel, method, bytes(100 << 20), timeout_s=20
+                )
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED, code
 
 
 async def attack_methods(victim: Victim, seed: int | None, examples: int) -> None:

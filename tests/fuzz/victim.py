@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2
 
 from curfew import AsyncClient, Sampling
 from curfew.processes import Service, start_service
-from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2, worker_pb2
+from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2, registry_pb2, worker_pb2
 from curfew.v1.admin_pb2_grpc import AdminServiceStub
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
 from tests.fuzz.frames import Door
@@ -104,6 +104,11 @@ class Victim:
         found = [
             *methods(Door(self.callers, "", b"", key), "curfew.v1.ReasoningService", callers),
             *methods(Door(self.operators, "", b""), "curfew.v1.AdminService", {}),
+            *methods(
+                Door(self.operators, "", b""),
+                "curfew.v1.RegistryService",
+                {"Announce": registry_pb2.AnnounceRequest(address="127.0.0.1:1", instance="none")},
+            ),
             *methods(
                 Door(self.engine, "", b""),
                 "curfew.v1.WorkerService",
