@@ -25,7 +25,6 @@ CHAT = Dialect(
     form=chat_request.ChatRequest,
     reply=ChatReply,
     renamed=chat_request.RENAMED,
-    messages="messages",
     named_events=False,
     done=b"data: [DONE]\n\n",
 )
@@ -33,7 +32,6 @@ RESPONSES = Dialect(
     form=responses_request.ResponsesRequest,
     reply=ResponsesReply,
     renamed=responses_request.RENAMED,
-    messages="input",
     named_events=True,
     done=b"",
 )

@@ -196,14 +196,19 @@ class ChatRequest(Asked):
 
 
 RENAMED = (
-    ("wishes.max_output_tokens", "max_completion_tokens"),
-    ("wishes.max_answer_tokens", "curfew.max_answer_tokens"),
-    ("wishes.max_reasoning_tokens", "thinking.budget_tokens"),
-    ("wishes.deadline", "curfew.deadline_ms"),
-    ("wishes.effort", "reasoning_effort"),
+    (r"wishes\.max_output_tokens", "max_completion_tokens"),
+    (r"wishes\.max_answer_tokens", "curfew.max_answer_tokens"),
+    (r"wishes\.max_reasoning_tokens", "thinking.budget_tokens"),
+    (r"wishes\.deadline", "curfew.deadline_ms"),
+    (r"wishes\.effort", "reasoning_effort"),
     ("labels", "curfew.labels"),
-    ("answer_format.json_schema", "response_format.json_schema.schema"),
-    ("sampling.", ""),
+    (r"answer_format\.json_schema", "response_format.json_schema.schema"),
+    (r"sampling\.", ""),
+    (r"tools\[(\d+)\]\.parameters_json_schema", r"tools[\1].function.parameters"),
+    (r"tools\[(\d+)\]\.(name|description)", r"tools[\1].function.\2"),
+    (r"tool_choice\.name", "tool_choice.function.name"),
+    (r"(messages\[\d+\]\.tool_calls\[\d+\])\.arguments_json", r"\1.function.arguments"),
+    (r"(messages\[\d+\]\.tool_calls\[\d+\])\.name", r"\1.function.name"),
 )
 """What fields of the contract are called here."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from controller.admission.identity import Caller
 from controller.http.account import Json
 from controller.http.body import read_body, while_connected
-from controller.http.errors import ApiError, api_error, malformed
+from controller.http.errors import ApiError, Renamed, api_error, malformed
 from controller.http.fields import MAX_DEADLINE_MS, Asked
 from controller.service.requests import Requests
 from curfew.rpc.drain import Drain, shutting_down
@@ -55,15 +56,14 @@ class Reply(Protocol):
 class Dialect(Generic[FormT]):
     """What tells one kind of request from another.
 
-    form: what comes. reply: makes the answer to it, by the plan and the Unix time. renamed: see `api_error`.
-    messages: the field that holds the turns. named_events: whether the events of a stream are named by their
-    `type`. done: the last data of a stream that did not fail.
+    form: what comes. reply: makes the answer to it, by the plan and the Unix time. renamed: beginnings of the
+    contract's field paths, as regular expressions, and what they are called here. named_events: whether the
+    events of a stream are named by their `type`. done: the last data of a stream that did not fail.
     """
 
     form: type[FormT]
     reply: Callable[[FormT, reasoning_pb2.Plan, int], Reply]
     renamed: Sequence[tuple[str, str]]
-    messages: str
     named_events: bool
     done: bytes
 
@@ -90,7 +90,7 @@ class Endpoint(Generic[FormT]):
         """Serves one request. It ends at once, and frees its slot, when the caller leaves."""
         request = Request(scope, receive)
         stream = EventStream(send, self._dialect.named_events)
-        renamed = self._dialect.renamed
+        origin: Renamed = str
         reply: Reply | None = None
         try:
             if self._drain.begun:
@@ -99,7 +99,7 @@ class Endpoint(Generic[FormT]):
             await self._requests.tenant(caller)
             form = self._form(await read_body(request, self._most_bytes, BODY_S))
             turns = form.turns()
-            renamed = [*turns.renamed(self._dialect.messages), *renamed]
+            origin = turns.origin
             message = form.message(turns.messages, _deadline_ms(request))
             async with (
                 self._drain.scope(),
@@ -125,12 +125,20 @@ class Endpoint(Generic[FormT]):
         except ClientDisconnect:
             return
         except Exception as error:  # the boundary to the wire
-            failure = api_error(error if isinstance(error, RpcError) else _unforeseen(error), renamed)
+            failure = api_error(
+                error if isinstance(error, RpcError) else _unforeseen(error),
+                lambda path: self._renamed(origin(path)),
+            )
             if reply is not None and stream.begun:
                 await stream.send(reply.failed(failure.error))
                 await stream.end()
             else:
                 await respond(failure, scope, receive, send)
+
+    def _renamed(self, path: str) -> str:
+        for contract, api in self._dialect.renamed:
+            path = re.sub(f"^{contract}", api, path)
+        return path
 
     def _form(self, body: bytes) -> FormT:
         try:

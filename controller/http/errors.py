@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from controller.http.account import Json
 from curfew.rpc.durations import seconds
 from curfew.rpc.errors import RpcError, invalid
+
+Renamed = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ class ApiError:
         return {"error": self.error}
 
 
-def api_error(error: RpcError, renamed: Sequence[tuple[str, str]] = ()) -> ApiError:
-    """An error of the contract in the API's words. renamed: beginnings of the contract's field paths and what
-    they are called in the request that came; the first that fits counts.
+def api_error(error: RpcError, renamed: Renamed = str) -> ApiError:
+    """An error of the contract in the API's words. renamed: what a field of the contract is called in the
+    request that came.
     """
     kind = _KINDS.get(error.code, _INTERNAL)
     param: str | None = None
@@ -68,9 +70,7 @@ def api_error(error: RpcError, renamed: Sequence[tuple[str, str]] = ()) -> ApiEr
     for detail in error.details:
         match detail:
             case error_details_pb2.BadRequest():
-                wrong = [
-                    (_renamed(each.field, renamed), each.description) for each in detail.field_violations
-                ]
+                wrong = [(renamed(each.field), each.description) for each in detail.field_violations]
                 param = wrong[0][0]
                 message = "; ".join(f"{field}: {text}" for field, text in wrong)
             case error_details_pb2.RetryInfo():
@@ -97,9 +97,15 @@ def malformed(error: ValidationError) -> RpcError:
     )
 
 
+_TAG_AT = {"messages": 2, "input": 2, "response_format": 1}
+"""Where pydantic's path into a field holds the name of the form that it took the value for."""
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     text = ""
-    for part in location:
+    for place, part in enumerate(location):
+        if place == _TAG_AT.get(str(location[0])):
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "body"
 
@@ -108,13 +114,6 @@ def _told(message: str, kind: str) -> str:
     if kind == "missing":
         return "is missing"
     return message.removeprefix("Value error, ")
-
-
-def _renamed(path: str, renamed: Sequence[tuple[str, str]]) -> str:
-    for contract, api in renamed:
-        if path.startswith(contract):
-            return api + path.removeprefix(contract)
-    return path
 
 
 def _retry_headers(delay_s: float) -> dict[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -37,6 +38,11 @@ def _refuse(value: object) -> object:
     if value:
         raise ValueError("is not supported; leave it out")
     return value
+
+
+def given(value: object) -> object:
+    """Null, which some clients send for what they leave out, is as good as nothing."""
+    return {} if value is None else value
 
 
 def _listed(value: object) -> object:
@@ -113,7 +119,7 @@ class Asked(Form):
     parallel_tool_calls: bool | None = None
     thinking: Thinking | None = None
     chat_template_kwargs: TemplateOptions | None = None
-    curfew: Extension = Extension()
+    curfew: Annotated[Extension, BeforeValidator(given)] = Extension()
 
     frequency_penalty: Unsupported = None
     presence_penalty: Unsupported = None
@@ -226,6 +232,9 @@ class Conversation:
             last = self.messages[-1]
         last.tool_calls.append(call)
 
-    def renamed(self, field: str) -> Iterable[tuple[str, str]]:
-        """What paths of its messages are called in the request. field: that held them."""
-        return ((f"messages[{index}]", f"{field}[{origin}]") for index, origin in enumerate(self.origins))
+    def origin(self, path: str) -> str:
+        """The path of a field with the position in the request in place of that of the message."""
+        return _INDEXED.sub(lambda found: f"messages[{self.origins[int(found[1])]}]", path)
+
+
+_INDEXED = re.compile(r"^messages\[(\d+)\]")

@@ -17,6 +17,7 @@ from controller.http.fields import (
     Schema,
     Unsupported,
     answer_format,
+    given,
     tool,
     tool_choice,
 )
@@ -153,8 +154,8 @@ class ResponsesRequest(Asked):
     input: Annotated[list[Item], BeforeValidator(_items), Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
-    reasoning: Reasoning = Reasoning()
-    text: TextOptions = TextOptions()
+    reasoning: Annotated[Reasoning, BeforeValidator(given)] = Reasoning()
+    text: Annotated[TextOptions, BeforeValidator(given)] = TextOptions()
     tools: list[ToolForm] | None = None
     tool_choice: Literal["auto", "none", "required"] | Choice | None = None
     truncation: Literal["disabled"] | None = None
@@ -216,13 +217,14 @@ class ResponsesRequest(Asked):
 
 RENAMED = (
     ("messages", "input"),
-    ("wishes.max_output_tokens", "max_output_tokens"),
-    ("wishes.max_answer_tokens", "curfew.max_answer_tokens"),
-    ("wishes.max_reasoning_tokens", "thinking.budget_tokens"),
-    ("wishes.deadline", "curfew.deadline_ms"),
-    ("wishes.effort", "reasoning.effort"),
+    (r"wishes\.max_output_tokens", "max_output_tokens"),
+    (r"wishes\.max_answer_tokens", "curfew.max_answer_tokens"),
+    (r"wishes\.max_reasoning_tokens", "thinking.budget_tokens"),
+    (r"wishes\.deadline", "curfew.deadline_ms"),
+    (r"wishes\.effort", "reasoning.effort"),
     ("labels", "curfew.labels"),
-    ("answer_format.json_schema", "text.format.schema"),
-    ("sampling.", ""),
+    (r"answer_format\.json_schema", "text.format.schema"),
+    (r"sampling\.", ""),
+    (r"tools\[(\d+)\]\.parameters_json_schema", r"tools[\1].parameters"),
 )
 """What fields of the contract are called here."""

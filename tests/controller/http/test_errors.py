@@ -50,8 +50,14 @@ async def test_a_body_that_is_no_request_is_told_by_its_field() -> None:
         (CHAT, {"messages": [USER]}, "model"),
         (CHAT, [], "body"),
         (CHAT, {"model": "fake", "messages": [USER, {"role": "bard", "content": ""}]}, "messages[1]"),
-        (CHAT, {"model": "fake", "messages": [USER, {"role": "user"}]}, "messages[1].user.content"),
+        (CHAT, {"model": "fake", "messages": [USER, {"role": "user"}]}, "messages[1].content"),
+        (
+            CHAT,
+            {"model": "fake", "messages": [USER], "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+        ),
         (RESPONSES, {"model": "fake"}, "input"),
+        (RESPONSES, {"model": "fake", "input": [{"role": "user", "content": 5}]}, "input[0].content"),
         (RESPONSES, {"model": "fake", "input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
     ]
     async with house() as door:
@@ -121,12 +127,24 @@ async def test_fields_of_the_contract_are_called_as_the_caller_called_them() -> 
     async with house() as door:
         blank = await door.post(CHAT, messages=[*system, {"role": "user", "content": " "}])
         assert error(blank)["param"] == "messages[2].content"
+        late_system = [*system, USER, {"role": "system", "content": "c"}, {"role": "user", "content": "d"}]
+        misplaced = await door.post(CHAT, messages=late_system)
+        assert error(misplaced)["param"] == "messages[3].role"
         blank = await door.post(RESPONSES, instructions="a", input=[USER, {"role": "user", "content": ""}])
         assert error(blank)["param"] == "input[1].content"
         late = await door.post(CHAT, curfew={"deadline_ms": 0})
         assert error(late)["param"] == "curfew.deadline_ms"
         labelled = await door.post(CHAT, curfew={"labels": {"x": "y" * 65}})
         assert error(labelled)["param"] == "curfew.labels"
+        function = {"name": "f", "parameters": {"type": "nonsense"}}
+        tools = [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": function}]
+        schema = await door.post(CHAT, tools=tools)
+        assert error(schema)["param"] == "tools[1].function.parameters"
+        schema = await door.post(RESPONSES, tools=[{"type": "function", **function}])
+        assert error(schema)["param"] == "tools[0].parameters"
+        nobody = {"type": "function", "function": {"name": "g"}}
+        choice = await door.post(CHAT, tools=tools[:1], tool_choice=nobody)
+        assert error(choice)["param"] == "tool_choice.function.name"
         misspelt = await door.post(CHAT, curfew={"deadline": 5})
         assert error(misspelt)["param"] == "curfew.deadline"
 
