@@ -239,8 +239,6 @@ async def test_a_worker_that_dies_ends_a_stream_with_an_error(path: str) -> None
 
 
 async def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "BODY_S", 0.1)
-
     async def chunks() -> Any:
         for _ in range(50):
             yield b"x" * 100_000
@@ -252,6 +250,7 @@ async def test_bodies_are_bounded_in_size_and_time(monkeypatch: pytest.MonkeyPat
             await door.client.post(CHAT, content=chunks()),
         ):
             assert (response.status_code, error(response)["code"]) == (413, "body_too_large")
+        monkeypatch.setattr(endpoint, "BODY_S", 0.1)
         host, port = door.client.base_url.host, door.client.base_url.port
         reader, writer = await asyncio.open_connection(host, port)
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer a\r\ncontent-length: 100\r\n\r\n"
