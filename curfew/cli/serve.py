@@ -11,9 +11,12 @@ from pathlib import Path
 from curfew.processes import Service, start_service
 
 
-async def serve_until_told(model: Path, policy: Path, listen: str, admin: str, http: str | None) -> int:
+async def serve_until_told(
+    model: Path, policy: Path, listen: str, admin: str, http: str | None, insecure: bool
+) -> int:
     """Starts both and waits for Ctrl-C or SIGTERM, or for either service to end. Drains the controller first;
-    a second Ctrl-C kills. http: where callers over HTTP are served; None: nowhere.
+    a second Ctrl-C kills. http: where callers over HTTP are served; None: nowhere. insecure: whether
+    callers may reach it from other machines, in clear.
 
     Returns the exit status: 0 when told to stop and both ended well, else 1. Raises ServiceError when one
     does not start.
@@ -36,6 +39,8 @@ async def serve_until_told(model: Path, policy: Path, listen: str, admin: str, h
             arguments = ["--policy", str(policy), "--worker", address, "--listen", listen, "--admin", admin]
             if http is not None:
                 arguments += ["--http", http]
+            if insecure:
+                arguments.append("--insecure")
             controller = await start_service("controller", arguments)
             stack.push_async_callback(stop, controller)
             print(f"worker      {address}  ({model})")

@@ -27,6 +27,10 @@ def serve(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Its address for callers over HTTP. Default: none."),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let callers reach it from other machines, with nothing encrypted."),
+    ] = False,
 ) -> None:
     """Run a worker and a controller on this machine until Ctrl-C."""
     try:
@@ -37,6 +41,7 @@ def serve(
                 listen,
                 admin,
                 http,
+                insecure,
             )
         )
     except ServiceError as error:

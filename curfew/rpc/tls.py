@@ -172,8 +172,12 @@ def server_tls(
     return tls
 
 
-def add_client_options(parser: argparse.ArgumentParser, prefix: str, server: str) -> None:
-    """Adds `--{prefix}-ca`, `-cert`, `-key` and `-name`. server: who is called, for the help."""
+def add_client_options(
+    parser: argparse.ArgumentParser, prefix: str, server: str, without: str = "none"
+) -> None:
+    """Adds `--{prefix}-ca`, `-cert`, `-key` and `-name`. server: who is called. without: what is shown when
+    no certificate is given. Both for the help.
+    """
     add = parser.add_argument_group(f"TLS towards {server}").add_argument
     add(
         f"--{prefix}-ca",
@@ -181,7 +185,7 @@ def add_client_options(parser: argparse.ArgumentParser, prefix: str, server: str
         metavar="FILE",
         help=f"encrypt, and trust these authorities to know {server} (no encryption)",
     )
-    add(f"--{prefix}-cert", type=Path, metavar="FILE", help="the certificate shown to them (none)")
+    add(f"--{prefix}-cert", type=Path, metavar="FILE", help=f"the certificate shown to them ({without})")
     add(f"--{prefix}-key", type=Path, metavar="FILE", help="its private key")
     add(f"--{prefix}-name", default="", metavar="NAME", help="the name in their certificates (their host's)")
 

@@ -205,6 +205,13 @@ async def test_serve_ends_the_other_service_and_fails_when_one_dies() -> None:
     assert not await is_listening(addresses["controller"])
 
 
+async def test_serve_is_not_reached_from_elsewhere_unless_told() -> None:
+    status, out, errors = await curfew("serve", "--listen", "0.0.0.0:0", "--admin", LOOPBACK)
+    assert (status, out) == (2, "")
+    assert "--listen 0.0.0.0:0 can be reached from elsewhere" in errors
+    assert "Traceback" not in errors
+
+
 async def test_ctrl_c_while_serve_is_starting_leaves_nothing_behind() -> None:
     serving = await asyncio.create_subprocess_exec(CURFEW, "serve", stdout=PIPE, stderr=PIPE)
     while not (started := children(serving.pid)):  # noqa: ASYNC110  # nothing tells that a process has begun

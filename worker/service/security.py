@@ -45,7 +45,7 @@ class Security:
 def add_security_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `read_security` reads, beside `--listen`."""
     add_server_options(parser, "tls", "controllers")
-    add_client_options(parser, "announce", "controllers that it announces itself to")
+    add_client_options(parser, "announce", "controllers that it announces itself to", "that of --tls-cert")
     add = parser.add_argument_group("who is let in").add_argument
     add(
         "--announce-secret",
