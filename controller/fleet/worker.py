@@ -52,6 +52,8 @@ class Worker:
         """Until when it is kept from new requests; None when it is not."""
         self.pace: float | None = None
         """What its steps take over what it measured at its start; None before some were seen."""
+        self.licence = ""
+        """The name of its model's; empty when it does not tell."""
         self._limits: Limits | None = None
         self._speed_message = worker_pb2.WorkerSpeed()
         self._speed: SpeedModel | None = None
@@ -131,6 +133,7 @@ class Worker:
         Raises ValueError for a description that no plan can be made with; the worker is then lost.
         """
         self.heard_s = now_s
+        self.licence = message.licence.name
         limits = Limits(
             message.model,
             message.limits.max_sequence_tokens,

@@ -186,6 +186,7 @@ def _worker(worker: Worker, now_s: float) -> admin_pb2.WorkerStatus:
         message.ejected.CopyFrom(duration(max(0.0, worker.ejected_until_s - now_s)))
     if worker.described:
         message.model = worker.limits.model
+        message.licence = worker.licence
         message.slots = worker.limits.slots
         message.silent.CopyFrom(duration(now_s - worker.heard_s))
         message.slow_start = worker.trust

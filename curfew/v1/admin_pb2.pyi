@@ -502,6 +502,7 @@ class WorkerStatus(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     EJECTED_FIELD_NUMBER: _builtins.int
     SLOW_START_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """HOST:PORT."""
     available: _builtins.bool
@@ -516,6 +517,8 @@ class WorkerStatus(_message.Message):
     """By this its speed is multiplied in the choice among workers, since it has just come. Range (0, 1]; 1 once it is in
     full use. 0 before it has described itself.
     """
+    licence: _builtins.str
+    """Name of its model's licence. Empty when it does not tell."""
     @_builtins.property
     def load(self) -> _worker_pb2.WorkerLoad:
         """Its load as last reported."""
@@ -547,10 +550,11 @@ class WorkerStatus(_message.Message):
         draining: _builtins.bool = ...,
         ejected: _duration_pb2.Duration | None = ...,
         slow_start: _builtins.float = ...,
+        licence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ejected", b"ejected", "load", b"load", "silent", b"silent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available", b"available", "draining", b"draining", "ejected", b"ejected", "load", b"load", "model", b"model", "silent", b"silent", "slots", b"slots", "slow_start", b"slow_start", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available", b"available", "draining", b"draining", "ejected", b"ejected", "licence", b"licence", "load", b"load", "model", b"model", "silent", b"silent", "slots", b"slots", "slow_start", b"slow_start", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,6 +171,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             load=self._load(),
             bytes_per_token=1.0,
             capabilities=self._capabilities,
+            licence=worker_pb2.ModelLicence(name="Apache-2.0"),
         )
 
     async def AdjustBudget(

@@ -128,7 +128,7 @@ async def test_workers_are_shown_as_they_last_said() -> None:
         worker.go_on.set()
         await request
     there, lost = seen[worker.address], seen[gone]
-    assert (there.available, there.model, there.slots) == (True, "fake", 4)
+    assert (there.available, there.model, there.licence, there.slots) == (True, "fake", "Apache-2.0", 4)
     assert (there.load.running, there.load.waiting, there.load.free_pages) == (1, 0, 1000)
     assert 0 <= seconds(there.silent) < 10
     assert lost == admin_pb2.WorkerStatus(

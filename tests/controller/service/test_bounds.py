@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
+
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -45,6 +48,26 @@ async def test_headers_are_bounded() -> None:
         assert await status(refused) is EXHAUSTED
         assert worker.requests == []
         assert (await door.generate("analyst")).error is None
+
+
+async def test_streams_and_headers_of_a_connection_are_bounded_as_its_first_frame_says() -> None:
+    """SETTINGS of HTTP/2 (RFC 9113, section 6.5): nine bytes of frame header, then pairs of id and value."""
+    async with controller([], ready=False) as door:
+        host, _, port = door.addresses.listen.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            # gRPC speaks when it has heard the preface and the client's own SETTINGS, which may be empty.
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            header = await asyncio.wait_for(reader.readexactly(9), 10)
+            payload = await reader.readexactly(int.from_bytes(header[:3], "big"))
+        finally:
+            writer.close()
+            await writer.wait_closed()
+    assert header[3] == 4
+    settings = dict(struct.iter_unpack(">HI", payload))
+    max_concurrent_streams, max_header_list_size = settings[3], settings[6]
+    assert max_concurrent_streams == 1024
+    assert max_header_list_size == 16 << 10
 
 
 async def test_what_comes_past_a_limit_costs_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
