@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from controller.service.asking import prompt_bytes
+from curfew.rpc.errors import invalid
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import reasoning_pb2
 from tests.controller.fake_worker import FakeWorker, Script
@@ -75,6 +76,31 @@ async def test_what_is_wrong_is_told_before_a_worker_hears_of_it(
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (error.details() or "").startswith(field)
     assert not worker.requests
+
+
+SCHEMA = ("answer_format.json_schema", 'cannot be enforced: Unimplemented keys: ["not"]')
+PARAMETERS = ("tools[1].parameters_json_schema", "cannot be enforced: nothing keeps it")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "told"),
+    [
+        ([SCHEMA], grpc.StatusCode.INVALID_ARGUMENT, ": ".join(SCHEMA)),
+        ([SCHEMA, PARAMETERS], grpc.StatusCode.INVALID_ARGUMENT, ": ".join(PARAMETERS)),
+        # This one the controller should have found, or made itself.
+        ([SCHEMA, ("budget.answer_tokens", "secret")], grpc.StatusCode.INTERNAL, "internal error"),
+    ],
+)
+async def test_what_only_a_worker_can_tell_of_a_schema_is_told_to_the_caller(
+    wrong: list[tuple[str, str]], code: grpc.StatusCode, told: str
+) -> None:
+    script = Script(refuse_with=invalid(wrong))
+    async with FakeWorker(script) as worker, controller([worker.address]) as door:
+        answer = await door.generate("analyst", ask(tools=[ADD]))
+    assert answer.error is not None
+    assert answer.error.code() is code
+    assert told in (answer.error.details() or "")
+    assert "secret" not in (answer.error.details() or "")
 
 
 def test_what_the_model_is_shown_of_tools_counts_as_prompt() -> None:
