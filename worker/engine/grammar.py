@@ -116,8 +116,8 @@ class Grammars:
         self._compiled = lru_cache(maxsize=_KEPT)(self._compile)
 
     def compile(self, grammar: str) -> Grammar:
-        """Raises UnsupportedFormError. Takes milliseconds, and for the largest schemas a second or two, in
-        which other threads can run.
+        """Raises UnsupportedFormError. Takes milliseconds, for the largest schemas half a second, and lets
+        other threads run meanwhile.
         """
         return self._compiled(grammar)
 
