@@ -153,7 +153,7 @@ async def records(worker: str, text: str, requests: int) -> list[Entry]:
 
 def by_itself(entries: Sequence[Entry], tracing: Mapping[str, Tracing], repeats: int) -> dict[str, float]:
     """Processor seconds of a request: counting it, tracing it, logging it as JSON."""
-    counted = RequestMetrics()
+    counted = RequestMetrics(lambda tenant: tenant)
     log = logging.getLogger("controller.telemetry.spans")
     handler = logging.StreamHandler(open(os.devnull, "w"))  # noqa: SIM115  # to the process's end
     handler.setFormatter(JsonFormatter())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from controller.desk.peers import Alone, Peers, SharedOffset
@@ -115,7 +114,3 @@ class Tenants:
             calibration = Calibration(SharedOffset(self._peers, name))
             tenant = self._by_name[name] = Tenant(calibration=calibration)
         return tenant
-
-    def __iter__(self) -> Iterator[str]:
-        """The names of those that were asked for."""
-        return iter(self._by_name)

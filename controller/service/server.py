@@ -32,6 +32,7 @@ from controller.service.sharing import share_pool
 from controller.state.memory import MemoryStore
 from controller.state.shared import SharedState
 from controller.state.store import Level, Store
+from controller.telemetry.named import NamedTenants
 from controller.telemetry.readings import ControllerReadings
 from controller.telemetry.requests import RequestMetrics
 from controller.telemetry.settings import TelemetrySettings
@@ -117,7 +118,8 @@ class Controller:
         self._recorder = recorder
         self._store_optional = store_optional
         telemetry = telemetry or TelemetrySettings()
-        counted, tracing = RequestMetrics(), telemetry.tracing
+        named = NamedTenants(policy, telemetry.most_tenants)
+        counted, tracing = RequestMetrics(named.label), telemetry.tracing
         parts = (
             (telemetry.counted, counted.note),
             (tracing is not None, trace_request),
@@ -126,7 +128,7 @@ class Controller:
         observers = [*(observe for wanted, observe in parts if wanted), *telemetry.also]
         journal = Journal(clock, self.shadow, recorder, recorded_labels, observers, tracing)
         self.readings = ControllerReadings(
-            policy, desk, roster, self._fleet, journal, self.shared, counted, clock, telemetry.most_tenants
+            policy, desk, roster, self._fleet, journal, self.shared, named, counted, clock
         )
         requests = Requests(
             policy,

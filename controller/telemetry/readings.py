@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 from controller.desk import Desk
 from controller.fleet import Fleet, Roster
-from controller.policy import Brownout, LivePolicy, PolicyError, Reloads, TenantPolicy
+from controller.policy import Brownout, LivePolicy, PolicyError, Reloads
 from controller.service.journal import Journal
 from controller.state.shared import SharedState
+from controller.telemetry.named import NamedTenants
 from controller.telemetry.requests import RequestMetrics
 from curfew.telemetry import controller_metrics as metrics
-from curfew.telemetry.controller_metrics import MOST_TENANTS
-from curfew.telemetry.metric import Counts, Reading, Shown
-
-OTHER = "other"
+from curfew.telemetry.metric import Reading
 
 _LEVEL = {brownout: level for level, brownout in enumerate(Brownout)}
 
 
 class ControllerReadings:
-    """All metrics of one controller.
-
-    The first tenants of the policy have metrics of their own; what can be added up of the rest, and of those
-    that no policy names any more, is `other`.
+    """All metrics of one controller. However many tenants there are, only those are looked at that have
+    metrics of their own.
     """
 
     def __init__(
@@ -36,61 +31,34 @@ class ControllerReadings:
         fleet: Fleet,
         journal: Journal,
         shared: SharedState,
+        tenants: NamedTenants,
         requests: RequestMetrics,
         clock: Callable[[], float],
-        most_tenants: int = MOST_TENANTS,
     ) -> None:
         self._policy, self._desk, self._roster, self._fleet = policy, desk, roster, fleet
-        self._journal, self._shared, self._requests, self._clock = journal, shared, requests, clock
-        self._most_tenants = most_tenants
+        self._journal, self._shared, self._clock = journal, shared, clock
+        self._named, self._requests = tenants, requests
         self._began_s = clock()
+        self._version = version("curfew")
 
     def read(self) -> Iterator[Reading]:
         """How everything stands now."""
         now_s = self._clock()
-        policy = self._policy.current
-        named = dict(itertools.islice(policy.tenants.items(), self._most_tenants))
-
-        def shown(tenant: str) -> str:
-            return tenant if tenant in named else OTHER
-
-        for name in named:
+        for name in self._named.all:
             self._requests.expect(name)
-        yield metrics.INFO.at(1, version("curfew"), policy.version)
+        yield metrics.INFO.at(1, self._version, self._policy.current.version)
         yield metrics.UPTIME.at(now_s - self._began_s)
-        yield from self._requests.read(shown)
-        yield from self._tenants(named, now_s)
-        yield from self._standings(shown)
+        yield from self._requests.read()
+        yield from self._tenants(now_s)
         yield from self._pool(now_s)
-        yield from self._policies(shown)
+        yield from self._policies()
         recorder = self._journal.recorder
         if recorder is not None:
             yield metrics.RECORDED.at(recorder.state.written)
             yield metrics.RECORDING_LOST.at(recorder.state.lost)
 
-    def _standings(self, shown: Shown) -> Iterable[Reading]:
-        """What tenants' standings count."""
-        kept, promised, held = (
-            Counts(metric) for metric in (metrics.KEPT, metrics.PROMISED, metrics.PREDICTIONS_HELD)
-        )
-        decisions, tokens = Counts(metrics.DECISIONS), Counts(metrics.TOKENS)
-        for name in self._desk.tenants:
-            standing = self._desk.tenants[name].standing
-            kept.add(standing.kept, name)
-            promised.add(standing.promised_sum, name)
-            held.add(standing.held, name)
-            for brownout, decided in standing.decided.items():
-                decisions.add(decided, name, brownout.value)
-            tokens.add(standing.reasoning_tokens, name, "reasoning")
-            tokens.add(standing.output_tokens - standing.reasoning_tokens, name, "answer")
-            tokens.add(standing.probe_tokens, name, "probe")
-        return itertools.chain.from_iterable(
-            counts.read(shown) for counts in (kept, promised, held, decisions, tokens)
-        )
-
-    def _tenants(self, named: Mapping[str, TenantPolicy], now_s: float) -> Iterator[Reading]:
-        """What cannot be added up."""
-        for name, policy in named.items():
+    def _tenants(self, now_s: float) -> Iterator[Reading]:
+        for name, policy in self._named.all.items():
             share = policy.objectives.share
             activity = self._journal.activities[name]
             yield metrics.TARGET_SHARE.at(share, name)
@@ -116,22 +84,19 @@ class ControllerReadings:
         outage = self._shared.outage
         yield metrics.STORE_OUTAGE.at(0.0 if outage is None else now_s - outage.since_s)
 
-    def _policies(self, shown: Shown) -> Iterator[Reading]:
+    def _policies(self) -> Iterator[Reading]:
         yield from _reloads("active", self._policy.reloads, self._policy.rejected)
         shadow = self._journal.shadow
         if shadow is None:
             return
         yield from _reloads("shadow", shadow.reloads, shadow.rejected)
         yield metrics.SHADOW_FAULTS.at(shadow.faults)
-        compared, differences = Counts(metrics.SHADOW_COMPARED), Counts(metrics.SHADOW_DIFFERENCES)
-        for name in self._desk.tenants:
+        for name in self._named.all:
             seen = shadow.differences(name)
-            compared.add(seen.compared, name)
-            differences.add(seen.admission, name, "admission")
-            differences.add(seen.mode, name, "mode")
-            differences.add(seen.budget, name, "budget")
-        yield from compared.read(shown)
-        yield from differences.read(shown)
+            yield metrics.SHADOW_COMPARED.at(seen.compared, name)
+            yield metrics.SHADOW_DIFFERENCES.at(seen.admission, name, "admission")
+            yield metrics.SHADOW_DIFFERENCES.at(seen.mode, name, "mode")
+            yield metrics.SHADOW_DIFFERENCES.at(seen.budget, name, "budget")
 
 
 def _reloads(which: str, reloads: Reloads, rejected: PolicyError | None) -> Iterator[Reading]:

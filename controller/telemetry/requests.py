@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from controller.desk import Flight, Settlement
 from controller.planning.decision import RefusedFor
@@ -10,7 +10,7 @@ from controller.service.generation import Generation
 from controller.service.journal import Entry, reasoning_end
 from controller.simulation.trace import Outcome
 from curfew.telemetry import controller_metrics as metrics
-from curfew.telemetry.metric import Counts, Histograms, Reading, Shown
+from curfew.telemetry.metric import Counts, Histograms, Reading
 
 OPERATION, PROVIDER = "chat", "curfew"
 """What the conventions for generative AI call what is done, and who does it."""
@@ -25,15 +25,21 @@ OUTCOMES = {
 
 
 class RequestMetrics:
-    """Counts requests and keeps the distributions of their times and budgets, which nothing else remembers.
+    """Counts requests, each once, at its end: some microseconds for each, and nothing for a token.
 
-    A few microseconds a request; nothing is done per token.
+    A counter never falls: a tenant that gets metrics of its own, or loses them, goes on under another name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: Callable[[str], str]) -> None:
+        """label: what stands for a tenant."""
+        self._label = label
         self._requests = Counts(metrics.REQUESTS)
         self._refusals = Counts(metrics.REFUSALS)
-        self._prompt_tokens = Counts(metrics.TOKENS)
+        self._decisions = Counts(metrics.DECISIONS)
+        self._kept = Counts(metrics.KEPT)
+        self._promised = Counts(metrics.PROMISED)
+        self._held = Counts(metrics.PREDICTIONS_HELD)
+        self._tokens = Counts(metrics.TOKENS)
         self._ends = Counts(metrics.REASONING_ENDS)
         self._adjustments = Counts(metrics.ADJUSTMENTS)
         self._failovers = Counts(metrics.FAILOVERS)
@@ -47,7 +53,7 @@ class RequestMetrics:
 
     def note(self, entry: Entry, now_s: float) -> None:
         """A request is over."""
-        tenant, flight, run = entry.policy.name, entry.flight, entry.run
+        tenant, flight, run = self._label(entry.policy.name), entry.flight, entry.run
         outcome = OUTCOMES[entry.outcome]
         self._requests.add(1, tenant, outcome)
         if outcome == "refused":
@@ -56,6 +62,7 @@ class RequestMetrics:
             self._failovers.add(max(0, run.attempts - run.hedges - 1), tenant)
             self._hedges.add(run.hedges, tenant)
         if flight is not None:
+            self._decisions.add(1, tenant, flight.decision.brownout.value)
             self._adjustments.add(flight.adjustments, tenant)
         if flight is not None and run is not None and run.settlement is not None:
             self._answered(tenant, entry.trace.trace_id, flight, run, run.settlement)
@@ -67,27 +74,37 @@ class RequestMetrics:
         """Has a tenant's counts begin at 0, so that the first request is seen as a rise."""
         for outcome in sorted(set(OUTCOMES.values())):
             self._requests.add(0, tenant, outcome)
-        for reason in RefusedFor:
-            self._refusals.add(0, tenant, reason.value)
-        self._refusals.add(0, tenant, "limit")
-        self._failovers.add(0, tenant)
-        self._hedges.add(0, tenant)
+        for reason in (*(refused.value for refused in RefusedFor), "limit"):
+            self._refusals.add(0, tenant, reason)
+        for counts in (self._kept, self._promised, self._held, self._failovers, self._hedges):
+            counts.add(0, tenant)
 
-    def read(self, shown: Shown) -> Iterator[Reading]:
-        """All of them. shown: how a tenant is to be named."""
+    def read(self) -> Iterator[Reading]:
+        """All of them."""
         for kept in (
-            *(self._requests, self._refusals, self._prompt_tokens, self._ends),
-            *(self._adjustments, self._failovers, self._hedges, self._duration, self._first_token),
-            *(self._per_token, self._first_answer_token, self._granted, self._used),
+            *(self._requests, self._refusals, self._decisions, self._kept, self._promised, self._held),
+            *(self._tokens, self._ends, self._adjustments, self._failovers, self._hedges),
+            *(self._duration, self._first_token, self._per_token, self._first_answer_token),
+            *(self._granted, self._used),
         ):
-            yield from kept.read(shown)
+            yield from kept.read()
 
     def _answered(
         self, tenant: str, trace_id: str, flight: Flight, run: Generation, settlement: Settlement
     ) -> None:
         done, latency_s = run.done, settlement.latency_s
         assert done is not None
-        self._prompt_tokens.add(done.prompt_tokens, tenant, "prompt")
+        decision = flight.decision
+        self._kept.add(settlement.kept, tenant)
+        self._promised.add(decision.promised_probability, tenant)
+        self._held.add(latency_s <= decision.predicted_s, tenant)
+        for kind, tokens in (
+            ("prompt", done.prompt_tokens),
+            ("reasoning", done.reasoning_tokens),
+            ("answer", done.output_tokens - done.reasoning_tokens),
+            ("probe", done.probe_tokens),
+        ):
+            self._tokens.add(tokens, tenant, kind)
         self._ends.add(1, tenant, reasoning_end(run).value)
         served = (tenant, OPERATION, PROVIDER, model_of(flight))
         first_s = latency_s if flight.first_token_s is None else flight.first_token_s

@@ -49,15 +49,6 @@ Read = Callable[[], Iterable[Reading]]
 """Reads what a service has to tell now. To be called in its event loop, and must not wait."""
 
 
-Shown = Callable[[str], str]
-"""How a label's value is to be shown: as it is, or as what stands for many."""
-
-
-def as_it_is(value: str) -> str:
-    """The value itself."""
-    return value
-
-
 class Histogram:
     """Counts values by bucket. Remembers for each the trace of the last value that has one."""
 
@@ -83,11 +74,12 @@ class Histogram:
         if trace_id:
             self._exemplars[bucket] = (trace_id, value)
 
-    def add(self, other: Histogram) -> None:
-        """Counts what another one of the same bounds has counted."""
-        self._counts = [mine + its for mine, its in zip(self._counts, other._counts, strict=True)]
-        self._exemplars = [its or mine for mine, its in zip(self._exemplars, other._exemplars, strict=True)]
-        self._sum += other._sum
+    def copy(self) -> Histogram:
+        """What it is now."""
+        copied = Histogram(self._bounds)
+        copied._counts, copied._exemplars = self._counts.copy(), self._exemplars.copy()
+        copied._sum = self._sum
+        return copied
 
     def cumulative(self) -> Iterator[tuple[float, int, tuple[str, float] | None]]:
         """Each bucket's upper bound, how many values are at most that, and its exemplar: trace and value."""
@@ -113,15 +105,9 @@ class Histograms:
             histogram = self._by_labels[labels] = Histogram(self._metric.buckets)
         histogram.observe(value, trace_id)
 
-    def read(self, shown: Shown = as_it_is) -> Iterator[Reading]:
-        """Copies of all, with the first label as it is to be shown; those that look alike are added up."""
-        added: dict[tuple[str, ...], Histogram] = {}
-        for labels, histogram in self._by_labels.items():
-            alike = _first_shown(labels, shown)
-            if alike not in added:
-                added[alike] = Histogram(self._metric.buckets)
-            added[alike].add(histogram)
-        return (self._metric.at(histogram, *labels) for labels, histogram in added.items())
+    def read(self) -> Iterator[Reading]:
+        """Copies of all."""
+        return (self._metric.at(each.copy(), *labels) for labels, each in self._by_labels.items())
 
 
 class Counts:
@@ -135,14 +121,6 @@ class Counts:
         """Adds where the labels have these values."""
         self._by_labels[labels] = self._by_labels.get(labels, 0) + by
 
-    def read(self, shown: Shown = as_it_is) -> Iterator[Reading]:
-        """All, with the first label as it is to be shown; those that look alike are added up."""
-        added: dict[tuple[str, ...], float] = {}
-        for labels, count in self._by_labels.items():
-            alike = _first_shown(labels, shown)
-            added[alike] = added.get(alike, 0) + count
-        return (self._metric.at(count, *labels) for labels, count in added.items())
-
-
-def _first_shown(labels: tuple[str, ...], shown: Shown) -> tuple[str, ...]:
-    return (shown(labels[0]), *labels[1:]) if labels else labels
+    def read(self) -> Iterator[Reading]:
+        """All of them."""
+        return (self._metric.at(count, *labels) for labels, count in self._by_labels.items())

@@ -128,6 +128,22 @@ async def test_tenants_beyond_the_first_are_added_up_as_other() -> None:
     assert {labels["tenant"] for labels in labelled if "tenant" in labels} == {"analyst", "support", "other"}
 
 
+async def test_no_count_falls_when_a_policy_names_others_first() -> None:
+    texts = [POLICY, POLICY.replace("  - name: analyst", "  - name: newcomer\n  - name: analyst")]
+    live = LivePolicy(lambda: parse_policy(texts[0], "policy.yaml", KEYS))
+    settings = TelemetrySettings(counted=True, most_tenants=1)
+    async with FakeWorker(Script()) as worker, controller([worker.address], live, telemetry=settings) as door:
+        await door.generate("analyst")
+        await ended(door, 1)
+        texts.pop(0)
+        await live.reload()
+        await door.generate("analyst")
+        readings = await ended(door, 2)
+    assert value(readings, metrics.REQUESTS, "analyst", "answered") == 1
+    assert value(readings, metrics.REQUESTS, "other", "answered") == 1
+    assert value(readings, metrics.KEPT, "newcomer") == 0
+
+
 async def test_every_tenant_counts_from_0() -> None:
     async with FakeWorker(Script()) as worker, controller([worker.address], telemetry=COUNTED) as door:
         readings = list(door.readings())
