@@ -30,6 +30,8 @@ def pick(candidates: Sequence[Candidate]) -> Worker:
     news are equally old would all run to that one (Mitzenmacher 2001, "The Power of Two Choices in Randomized
     Load Balancing").
     """
+    if len(candidates) == 1:
+        return candidates[0].worker
     tied_s = min([candidate.finish_s for candidate in candidates]) * (1 + TIE)
     tied = [candidate for candidate in candidates if candidate.finish_s <= tied_s]
     return min(tied, key=lambda each: (each.requests, not each.affine, each.finish_s)).worker

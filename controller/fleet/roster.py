@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from controller.fleet.choice import TIE, Candidate, pick
 from controller.fleet.outlook import Outlook, Size
@@ -25,8 +25,9 @@ SPREAD = 4.0
 """Workers of one class of finish that differ by fewer requests than this may change their order by lot."""
 _TIE = math.log1p(TIE)
 
-Rank = tuple[bool, int, float]
-"""Whether all slots are taken; the class of the predicted finish; requests that are there, and by lot."""
+_CLASS = 10_000.0
+"""Requests are fewer: a class of finishes has so much room in a rank."""
+_FULL = 1e6 * _CLASS
 
 
 class Ranking:
@@ -37,7 +38,7 @@ class Ranking:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, int, Worker]] = []
+        self._heap: list[tuple[float, int, Worker]] = []
         self._newest: dict[Worker, int] = {}
         self._counter = itertools.count()
 
@@ -45,8 +46,8 @@ class Ranking:
         """Ranks a worker no longer."""
         self._newest.pop(worker, None)
 
-    def update(self, worker: Worker, rank: Rank) -> None:
-        """Ranks a worker anew."""
+    def update(self, worker: Worker, rank: float) -> None:
+        """Ranks a worker anew; the least is first."""
         number = next(self._counter)
         self._newest[worker] = number
         heapq.heappush(self._heap, (rank, number, worker))
@@ -61,21 +62,21 @@ class Ranking:
 
     def best_two(self) -> list[Worker]:
         """It and the next; fewer where there are fewer."""
-        if len(self._newest) < 2:
-            best = self.best()
+        best = self.best()
+        if best is None or len(self._newest) < 2:
             return [] if best is None else [best]
-        self._clear()
         first = heapq.heappop(self._heap)
         self._clear()
-        second = self._heap[0]
+        second = self._heap[0][2]
         heapq.heappush(self._heap, first)
-        return [first[2], second[2]]
+        return [best, second]
 
     def _clear(self) -> None:
-        while self._heap and not self._is_valid(self._heap[0]):
-            heapq.heappop(self._heap)
+        heap, newest = self._heap, self._newest
+        while heap and newest.get(heap[0][2]) != heap[0][1]:
+            heapq.heappop(heap)
 
-    def _is_valid(self, entry: tuple[Rank, int, Worker]) -> bool:
+    def _is_valid(self, entry: tuple[float, int, Worker]) -> bool:
         return self._newest.get(entry[2]) == entry[1]
 
 
@@ -173,14 +174,13 @@ class Roster:
         if not found or outlooks[found[0]].full or (len(found) == 1 and ask.prefix is None):
             return found[0] if found else None
         size = Size(ask.prompt_tokens, self._usual.output_tokens)
-        home: Worker | None = None
-        holders: Mapping[Worker, int] = {}
-        if ask.prefix is not None:
-            home = self._ring.owner(ask.prefix.digest, lambda worker: self._has_room(worker, ask.needs))
-            holders = self._prefixes.holders(ask.prefix.digest)
-            found += [worker for worker in holders if self._has_room(worker, ask.needs)]
-            if home is not None:
-                found.append(home)
+        if ask.prefix is None:
+            return self._better(found[0], found[1], size)
+        home = self._ring.owner(ask.prefix.digest, lambda worker: self._has_room(worker, ask.needs))
+        holders = self._prefixes.holders(ask.prefix.digest)
+        found += [worker for worker in holders if self._has_room(worker, ask.needs)]
+        if home is not None:
+            found.append(home)
         candidates = []
         for worker in found:
             outlook = outlooks[worker]
@@ -262,7 +262,9 @@ class Roster:
         self._count(worker, worker.limits.slots, load.running)
         outlook = self._outlooks[worker] = worker.outlook(load)
         finish_class = math.floor(math.log(outlook.finish_s(self._usual)) / _TIE)
-        rank = outlook.full, finish_class, outlook.requests + SPREAD * self._lot()
+        rank = finish_class * _CLASS + outlook.requests + SPREAD * self._lot()
+        if outlook.full:
+            rank += _FULL
         for needs, ranking in self._rankings.items():
             if needs is NOTHING or worker.can(needs):
                 ranking.update(worker, rank)
@@ -277,6 +279,16 @@ class Roster:
         self._capacity += slots - before[0]
         self._occupied += occupied - before[1]
         self._known[worker] = slots, occupied
+
+    def _better(self, one: Worker, other: Worker, size: Size) -> Worker:
+        """The same as `pick` of two, neither of which is affine."""
+        a, b = self._outlooks[one], self._outlooks[other]
+        if b.full:
+            return one
+        a_s, b_s = a.finish_s(size), b.finish_s(size)
+        if a_s <= b_s * (1 + TIE) and b_s <= a_s * (1 + TIE) and a.requests != b.requests:
+            return one if a.requests < b.requests else other
+        return one if a_s <= b_s else other
 
     def _ranking(self, needs: Needs) -> Ranking:
         ranking = self._rankings.get(needs)

@@ -81,7 +81,8 @@ class Worker:
         """Range (0, 1]. A worker that has just come is cold and untried, and looks idle to all controllers at
         once: it gets its full part after `SLOW_START_S`.
         """
-        return min(1.0, max(LEAST_TRUST, (self.heard_s - self.came_s) / SLOW_START_S))
+        age_s = self.heard_s - self.came_s
+        return 1.0 if age_s >= SLOW_START_S else max(LEAST_TRUST, age_s / SLOW_START_S)
 
     @property
     def own_requests(self) -> int:

@@ -110,7 +110,7 @@ def test_the_heap_does_not_grow_with_updates() -> None:
     ranking = Ranking()
     (worker,) = fleet(1)
     for number in range(10_000):
-        ranking.update(worker, (False, number % 7, 0.0))
+        ranking.update(worker, float(number % 7))
     assert len(ranking._heap) < 200
 
 
@@ -200,6 +200,26 @@ def test_the_one_picked_is_as_good_as_the_best_and_no_busier_than_its_equals(
     assert picked.finish_s <= soonest_s * (1 + TIE)
     equals = [each for each in candidates if each.finish_s <= soonest_s * (1 + TIE)]
     assert picked.requests == min(each.requests for each in equals)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.001, 0.01)), min_size=2, max_size=2))
+def test_without_a_system_turn_the_choice_is_the_one_that_is_picked_of_the_best_two(
+    pair: list[tuple[int, float]],
+) -> None:
+    workers = fleet(2)
+    for worker, (running, step_s) in zip(workers, pair, strict=True):
+        worker.take_description(description(step_s=step_s), now_s=SLOW_START_S)
+        load = worker_pb2.WorkerLoad(running=running, free_slots=4 - running)
+        worker.take_load(load, now_s=2 * SLOW_START_S)
+    roster = Roster(workers)
+    size = Size(ASK.prompt_tokens, USUAL.output_tokens)
+    seen = [(worker, outlook(worker)) for worker in workers]
+    picked = pick([Candidate(each, view.requests, view.finish_s(size), False) for each, view in seen])
+    chosen = roster.choose(ASK)
+    assert chosen is not None
+    if outlook(workers[0]) != outlook(workers[1]):
+        assert chosen is picked
 
 
 def test_a_predicted_finish_counts_the_wait_the_prompt_and_every_step() -> None:
