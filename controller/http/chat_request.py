@@ -7,18 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from controller.http.conversation import Conversation
 from controller.http.fields import (
+    ANY_OBJECT,
     Asked,
+    ChoiceWord,
     Content,
-    Conversation,
     Count,
     Effort,
     Form,
+    FreeFormat,
+    Function,
+    Named,
+    ObjectFormat,
     Schema,
     Unsupported,
-    answer_format,
-    tool,
-    tool_choice,
 )
 from curfew.v1 import generation_pb2, reasoning_pb2
 
@@ -37,7 +40,7 @@ class UserTurn(Form):
     content: Content
 
 
-class Function(Form):
+class Called(Form):
     """What is called, with the text of a JSON object."""
 
     name: str
@@ -49,7 +52,7 @@ class Call(Form):
 
     id: str
     type: Literal["function"] = "function"
-    function: Function
+    function: Called
 
 
 class AssistantTurn(Form):
@@ -73,25 +76,11 @@ class ToolTurn(Form):
 Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
 
 
-class Declared(Form):
-    """A function's declaration. `strict` changes nothing: every call keeps the schema."""
-
-    name: str
-    description: str | None = None
-    parameters: Schema | None = None
-
-
 class ToolForm(Form):
     """A tool; only functions are."""
 
     type: Literal["function"]
-    function: Declared
-
-
-class Named(Form):
-    """A function's name."""
-
-    name: str
+    function: Function
 
 
 class Choice(Form):
@@ -106,18 +95,6 @@ class SchemaForm(Form):
 
     name: str = ""
     json_schema: Schema = Field(alias="schema")
-
-
-class FreeFormat(Form):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class ObjectFormat(Form):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
 
 
 class SchemaFormat(Form):
@@ -142,7 +119,7 @@ class ChatRequest(Asked):
     max_tokens: Count | None = None
     reasoning_effort: Effort | None = None
     tools: list[ToolForm] | None = None
-    tool_choice: Literal["auto", "none", "required"] | Choice | None = None
+    tool_choice: ChoiceWord | Choice | None = None
     response_format: (
         Annotated[FreeFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
     ) = None
@@ -173,26 +150,21 @@ class ChatRequest(Asked):
     ) -> reasoning_pb2.GenerateRequest:
         """In the contract's form, with these turns. deadline_ms: from the request's header."""
         limits = [each for each in (self.max_completion_tokens, self.max_tokens) if each is not None]
-        request = reasoning_pb2.GenerateRequest(
-            messages=messages,
-            model=self.model,
-            sampling=self.sampling(),
-            wishes=self.wishes(self.reasoning_effort, min(limits, default=None), deadline_ms),
-            labels=self.curfew.labels,
-            tools=[
-                tool(each.function.name, each.function.description, each.function.parameters)
-                for each in self.tools or ()
-            ],
+        return self.generate(
+            messages,
+            self.wishes(self.reasoning_effort, min(limits, default=None), deadline_ms),
+            [tool.function for tool in self.tools or ()],
+            self.tool_choice.function if isinstance(self.tool_choice, Choice) else self.tool_choice,
+            self._schema(),
         )
-        if self.tools:
-            named = self.tool_choice.function.name if isinstance(self.tool_choice, Choice) else None
-            word = None if isinstance(self.tool_choice, Choice) else self.tool_choice
-            request.tool_choice.CopyFrom(tool_choice(word, named, self.parallel_tool_calls))
-        if isinstance(self.response_format, ObjectFormat):
-            request.answer_format.CopyFrom(answer_format({"type": "object"}))
-        elif isinstance(self.response_format, SchemaFormat):
-            request.answer_format.CopyFrom(answer_format(self.response_format.json_schema.json_schema))
-        return request
+
+    def _schema(self) -> Schema | None:
+        match self.response_format:
+            case ObjectFormat():
+                return ANY_OBJECT
+            case SchemaFormat(json_schema=form):
+                return form.json_schema
+        return None
 
 
 RENAMED = (

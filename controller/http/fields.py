@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from controller import wire
+from controller.http.conversation import Conversation
 from curfew.v1 import generation_pb2, reasoning_pb2
 
 EFFORT = {
@@ -26,8 +26,15 @@ EFFORT = {
 """There is nothing above HIGH: it leaves all to the plan."""
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 MAX_COUNT = 2**32 - 1
+CHOICE = {
+    None: generation_pb2.ToolChoice.KIND_UNSPECIFIED,
+    "auto": generation_pb2.ToolChoice.KIND_AUTO,
+    "none": generation_pb2.ToolChoice.KIND_NONE,
+    "required": generation_pb2.ToolChoice.KIND_REQUIRED,
+}
 TEXT_PARTS = ("text", "input_text", "output_text")
 
+ChoiceWord = Literal["auto", "none", "required"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 DeadlineMs = Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
@@ -73,12 +80,39 @@ Content = Annotated[str, BeforeValidator(_joined)]
 """A text, or a list of text parts."""
 Schema = dict[str, object]
 """A JSON Schema."""
+ANY_OBJECT: Schema = {"type": "object"}
 
 
 class Form(BaseModel):
     """A part of a request. What it does not know is passed over: clients send much."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FreeFormat(Form):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Form):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class Function(Form):
+    """A function's declaration. `strict` changes nothing: every call keeps the schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Schema | None = None
+
+
+class Named(Form):
+    """A function's name."""
+
+    name: str
 
 
 class Extension(Form):
@@ -137,6 +171,33 @@ class Asked(Form):
     ) -> reasoning_pb2.GenerateRequest:
         """In the contract's form, with these turns. deadline_ms: from the request's header."""
 
+    def generate(
+        self,
+        messages: Sequence[generation_pb2.Message],
+        wishes: reasoning_pb2.Wishes,
+        functions: Sequence[Function],
+        choice: ChoiceWord | Named | None,
+        schema: Mapping[str, object] | None,
+    ) -> reasoning_pb2.GenerateRequest:
+        """In the contract's form. functions: that the model may call. choice: whether it does, or which one
+        it must. schema: that the answer keeps; None for free text.
+        """
+        request = reasoning_pb2.GenerateRequest(
+            messages=messages,
+            model=self.model,
+            sampling=self.sampling(),
+            wishes=wishes,
+            labels=self.curfew.labels,
+            tools=[_tool(function) for function in functions],
+        )
+        if functions:
+            request.tool_choice.kind = CHOICE["required" if isinstance(choice, Named) else choice]
+            request.tool_choice.name = choice.name if isinstance(choice, Named) else ""
+            request.tool_choice.single = self.parallel_tool_calls is False
+        if schema is not None:
+            request.answer_format.json_schema = json.dumps(schema, ensure_ascii=False)
+        return request
+
     def sampling(self) -> generation_pb2.SamplingParams:
         """How tokens are chosen."""
         return generation_pb2.SamplingParams(
@@ -172,69 +233,10 @@ class Asked(Form):
         return wishes
 
 
-def tool(name: str, description: str | None, parameters: Schema | None) -> generation_pb2.Tool:
-    """A function that the model may call."""
-    schema = "" if parameters is None else json.dumps(parameters, ensure_ascii=False)
-    return generation_pb2.Tool(name=name, description=description or "", parameters_json_schema=schema)
-
-
-CHOICE = {
-    "auto": generation_pb2.ToolChoice.KIND_AUTO,
-    "none": generation_pb2.ToolChoice.KIND_NONE,
-    "required": generation_pb2.ToolChoice.KIND_REQUIRED,
-}
-
-
-def tool_choice(
-    choice: Literal["auto", "none", "required"] | None, name: str | None, parallel: bool | None
-) -> generation_pb2.ToolChoice:
-    """Whether tools are called. name: of the one that must be."""
-    if name is not None:
-        choice = "required"
-    return generation_pb2.ToolChoice(
-        kind=CHOICE[choice] if choice else generation_pb2.ToolChoice.KIND_UNSPECIFIED,
-        name=name or "",
-        single=parallel is False,
+def _tool(function: Function) -> generation_pb2.Tool:
+    parameters = function.parameters
+    return generation_pb2.Tool(
+        name=function.name,
+        description=function.description or "",
+        parameters_json_schema="" if parameters is None else json.dumps(parameters, ensure_ascii=False),
     )
-
-
-def answer_format(schema: Mapping[str, object]) -> generation_pb2.AnswerFormat:
-    """The form of a JSON Schema."""
-    return generation_pb2.AnswerFormat(json_schema=json.dumps(schema, ensure_ascii=False))
-
-
-class Conversation:
-    """Turns as they are added, in the contract's form.
-
-    Texts of the system, of which APIs allow several, are one when they stand at the beginning.
-    """
-
-    def __init__(self) -> None:
-        self.messages: list[generation_pb2.Message] = []
-        self.origins: list[int] = []
-        """For each message, the position in the request of what it was first made of."""
-
-    def add(self, origin: int, message: generation_pb2.Message) -> None:
-        """Adds a turn."""
-        system = message.role == generation_pb2.ROLE_SYSTEM
-        if system and len(self.messages) == 1 and self.messages[0].role == message.role:
-            self.messages[0].content += f"\n\n{message.content}"
-            return
-        self.messages.append(message)
-        self.origins.append(origin)
-
-    def add_call(self, origin: int, call: generation_pb2.ToolCall) -> None:
-        """Adds a call to the assistant's turn that stands last, or makes one."""
-        last = self.messages[-1] if self.messages else None
-        if last is None or last.role != generation_pb2.ROLE_ASSISTANT:
-            last = generation_pb2.Message(role=generation_pb2.ROLE_ASSISTANT)
-            self.add(origin, last)
-            last = self.messages[-1]
-        last.tool_calls.append(call)
-
-    def origin(self, path: str) -> str:
-        """The path of a field with the position in the request in place of that of the message."""
-        return _INDEXED.sub(lambda found: f"messages[{self.origins[int(found[1])]}]", path)
-
-
-_INDEXED = re.compile(r"^messages\[(\d+)\]")

@@ -7,19 +7,22 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from controller.http.conversation import Conversation
 from controller.http.fields import (
+    ANY_OBJECT,
     Asked,
+    ChoiceWord,
     Content,
-    Conversation,
     Count,
     Effort,
     Form,
+    FreeFormat,
+    Function,
+    Named,
+    ObjectFormat,
     Schema,
     Unsupported,
-    answer_format,
     given,
-    tool,
-    tool_choice,
 )
 from curfew.v1 import generation_pb2, reasoning_pb2
 
@@ -79,20 +82,16 @@ Item = Annotated[
 ]
 
 
-class ToolForm(Form):
-    """A tool; only functions are. `strict` changes nothing: every call keeps the schema."""
+class ToolForm(Function):
+    """A tool; only functions are."""
 
     type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: Schema | None = None
 
 
-class Choice(Form):
+class Choice(Named):
     """The tool that must be called."""
 
     type: Literal["function"]
-    name: str
 
 
 class Reasoning(Form):
@@ -100,18 +99,6 @@ class Reasoning(Form):
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
-
-
-class FreeFormat(Form):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class ObjectFormat(Form):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
 
 
 class SchemaFormat(Form):
@@ -157,7 +144,7 @@ class ResponsesRequest(Asked):
     reasoning: Annotated[Reasoning, BeforeValidator(given)] = Reasoning()
     text: Annotated[TextOptions, BeforeValidator(given)] = TextOptions()
     tools: list[ToolForm] | None = None
-    tool_choice: Literal["auto", "none", "required"] | Choice | None = None
+    tool_choice: ChoiceWord | Choice | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
     include: Annotated[list[str], AfterValidator(_includable)] | None = None
@@ -196,23 +183,21 @@ class ResponsesRequest(Asked):
         self, messages: Sequence[generation_pb2.Message], deadline_ms: float | None
     ) -> reasoning_pb2.GenerateRequest:
         """In the contract's form, with these turns. deadline_ms: from the request's header."""
-        request = reasoning_pb2.GenerateRequest(
-            messages=messages,
-            model=self.model,
-            sampling=self.sampling(),
-            wishes=self.wishes(self.reasoning.effort, self.max_output_tokens, deadline_ms),
-            labels=self.curfew.labels,
-            tools=[tool(each.name, each.description, each.parameters) for each in self.tools or ()],
+        return self.generate(
+            messages,
+            self.wishes(self.reasoning.effort, self.max_output_tokens, deadline_ms),
+            self.tools or (),
+            self.tool_choice,
+            self._schema(),
         )
-        if self.tools:
-            named = self.tool_choice.name if isinstance(self.tool_choice, Choice) else None
-            word = None if isinstance(self.tool_choice, Choice) else self.tool_choice
-            request.tool_choice.CopyFrom(tool_choice(word, named, self.parallel_tool_calls))
-        if isinstance(self.text.format, ObjectFormat):
-            request.answer_format.CopyFrom(answer_format({"type": "object"}))
-        elif isinstance(self.text.format, SchemaFormat):
-            request.answer_format.CopyFrom(answer_format(self.text.format.json_schema))
-        return request
+
+    def _schema(self) -> Schema | None:
+        match self.text.format:
+            case ObjectFormat():
+                return ANY_OBJECT
+            case SchemaFormat(json_schema=schema):
+                return schema
+        return None
 
 
 RENAMED = (

@@ -12,11 +12,12 @@ import uvicorn
 from controller.http.app import application
 from controller.http.tls import server_context
 from controller.service.requests import Requests
+from curfew.rpc.addresses import listening
 from curfew.rpc.drain import Drain
 from curfew.rpc.tls import ServerTls
 
 MAX_HEADER_BYTES = 16 * 1024
-"""Of a request's line and headers; more is refused with 400 or 431 and the connection closed."""
+"""Of a request's line and headers; more is refused with 400, and the connection closed."""
 LAST_WORDS_S = 1
 """In which the last bytes must be out, once nothing runs any more."""
 IDLE_S = 75
@@ -45,12 +46,7 @@ class HttpServer:
         """Binds and serves. Returns the bound address (port 0 picks a free one). Raises OSError when it
         cannot be had.
         """
-        host, _, port = address.rpartition(":")
-        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        try:
-            listening = socket.create_server((host.strip("[]"), int(port)), family=family)
-        except OSError as error:
-            raise OSError(f"cannot listen on {address}: {error.strerror or error}") from None
+        bound = listening(address)
         context = None if self._tls is None else server_context(self._tls)
         config = uvicorn.Config(
             self._app,
@@ -68,9 +64,9 @@ class HttpServer:
             ssl_context_factory=None if context is None else lambda _, __: context,
         )
         self._uvicorn = _Uvicorn(config)
-        self._serving = asyncio.create_task(self._uvicorn.serve([listening]))
+        self._serving = asyncio.create_task(self._uvicorn.serve([bound]))
         await self._uvicorn.bound.wait()
-        return f"{host}:{listening.getsockname()[1]}"
+        return f"{address.rpartition(':')[0]}:{bound.getsockname()[1]}"
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new requests, lets those that run end within `grace_s` seconds, ends the rest, and stops.

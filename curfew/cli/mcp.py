@@ -69,7 +69,7 @@ def mcp(
         else:
             asyncio.run(serve_stdio(clients))
     except OSError as error:
-        print(f"curfew mcp: cannot listen on {listen}: {error.strerror}", file=sys.stderr)
+        print(f"curfew mcp: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

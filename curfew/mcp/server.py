@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from curfew.client import CurfewError, Effort, Options
 from curfew.mcp.clients import Clients, NoKeyError
 from curfew.mcp.progress import Progress
 from curfew.mcp.reasoned import Reasoned, reasoned
+from curfew.rpc.addresses import listening
 
 INSTRUCTIONS = (
     "Curfew thinks about a question for as long as you can wait, and answers in time. "
@@ -84,13 +84,12 @@ async def serve_http(clients: Clients, address: str, ready: Callable[[str], None
     """Serves agents over streamable HTTP at HOST:PORT and PATH, until SIGINT or SIGTERM. ready: told the
     bound address (port 0 picks a free one). Raises OSError when it cannot be had.
     """
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.create_server((host.strip("[]"), int(port)), family=family) as listening:
+    host = address.rpartition(":")[0]
+    with listening(address) as bound:
         app = build(clients).streamable_http_app(streamable_http_path=PATH, host=host.strip("[]"))
         config = uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )
         async with clients:
-            ready(f"{host}:{listening.getsockname()[1]}")
-            await uvicorn.Server(config).serve([listening])
+            ready(f"{host}:{bound.getsockname()[1]}")
+            await uvicorn.Server(config).serve([bound])

@@ -40,6 +40,16 @@ def cannot_listen(address: str) -> str:
     return f"cannot listen on {address}: in use, or not an address of this machine"
 
 
+def listening(address: str) -> socket.socket:
+    """A socket that listens on HOST:PORT (port 0 picks a free one). Raises OSError, in a line."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}: {error.strerror or error}") from None
+
+
 def is_loopback(address: str) -> bool:
     """Whether only this machine reaches HOST:PORT. No name but localhost is known to be its own."""
     host = address.rpartition(":")[0].strip("[]")
