@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -24,6 +25,7 @@ from tests.system.conftest import (
     MODEL,
     Answered,
     Caller,
+    System,
     describe,
     greedy,
     start_controller,
@@ -193,3 +195,26 @@ async def test_a_worker_is_as_healthy_as_the_server_behind_it(
                 watch.cancel()
         finally:
             assert await worker.stop() == 0
+
+
+async def test_a_worker_before_another_curfew_keeps_the_budget(system: System, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path / "policy.yaml", step_s=0.001)
+    key = tmp_path / "key"
+    key.write_text("key-patient\n")
+    controller = await start_controller(policy, system.worker, "--http", LOOPBACK)
+    try:
+        url = f"http://{controller.addresses['http']}/v1"
+        options = ["--upstream", url, "--upstream-key-file", str(key), "--slots", "2"]
+        worker = await start_service("worker", [*options, "--listen", LOOPBACK])
+        try:
+            described = await describe(worker.addresses["listen"])
+            assert described.device == "upstream:curfew"
+            for budget in (0, 8, 40, 200):
+                texts, completion = await ask(worker.addresses["listen"], question(budget, grace=14))
+                assert completion.usage.reasoning_tokens <= budget + 14 * (budget > 0)
+                assert texts[ANSWER].isdecimal()
+                assert bool(texts.get(REASONING)) is (budget > 0)
+        finally:
+            assert await worker.stop() == 0
+    finally:
+        await controller.stop()

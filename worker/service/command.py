@@ -56,7 +56,7 @@ def arguments() -> argparse.ArgumentParser:
     default = EngineOptions()
     parser = argparse.ArgumentParser(
         prog="curfew worker",
-        description="Serves one model on one device. With --upstream URL, that of another server.",
+        description="Serves one model on one device; with --upstream URL, that of another server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
