@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container
 from random import Random
 
 import grpc
 
 from tests.fuzz import messages, wire
+from tests.fuzz.frames import Door
 from tests.fuzz.victim import Victim, Vitals
 
-AT_ONCE = 6
+AT_ONCE = 12
 """Attacks under way together: enough to get in one another's way, few enough that good callers get a CPU."""
 
 
-async def attack_wire(victim: Victim, seed: int, only: Iterable[str] = tuple(wire.ATTACKS)) -> None:
-    """Every attack at every door. The same seed sends the same bytes, though not in the same order."""
+async def attack_wire(victim: Victim, seed: int, only: Container[str] | None = None) -> None:
+    """Every attack, or those named, at every door. The same seed sends the same bytes, though not in the same
+    order.
+    """
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(name: str, number: int) -> None:
-        async with room:
-            door = victim.doors()[number]
-            await wire.run(wire.ATTACKS[name], door, Random(f"{seed} {name} {number}"))
+    async def one(name: str, attack: wire.Attack, door: Door) -> None:
+        if only is None or name in only:
+            async with room:
+                await wire.run(attack, door, Random(f"{seed} {name} {door.method}"))
 
-    await asyncio.gather(*(one(name, number) for name in only for number in range(len(victim.doors()))))
+    pairs = [(wire.ATTACKS, door) for door in victim.doors()]
+    pairs += [(wire.HTTP_ATTACKS, door) for door in victim.http_doors()]
+    await asyncio.gather(*(one(*attack, door) for attacks, door in pairs for attack in attacks.items()))
 
 
 async def attack_size(victim: Victim) -> None:

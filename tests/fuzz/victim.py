@@ -126,6 +126,12 @@ class Victim:
         by_name = {method.door.method: method for method in self.methods()}
         return [replace(by_name[name].door, message=by_name[name].base.SerializeToString()) for name in names]
 
+    def http_doors(self) -> list[Door]:
+        """The controller's door for callers over HTTP, and its metrics."""
+        key = (("authorization", f"Bearer {BAD}"),)
+        places = (("http", "/v1/chat/completions"), ("metrics", "/metrics"))
+        return [Door(self.controller.addresses[name], path, b"", key) for name, path in places]
+
     @asynccontextmanager
     async def good_caller(self, every_s: float = 0.05) -> AsyncIterator[Answers]:
         """Asks steadily, one question after the other, as long as the context lasts."""
@@ -211,7 +217,8 @@ async def running_victim(directory: Path) -> AsyncIterator[Victim]:
         model = str(ROOT / "demo" / "model")
         worker = await start_service("worker", ["--model", model, "--listen", LOOPBACK], log=worker_log)
         stack.push_async_callback(worker.stop)
-        doors = ["--listen", LOOPBACK, "--admin", LOOPBACK, "--worker", worker.addresses["listen"]]
+        doors = [word for name in ("listen", "admin", "http", "metrics") for word in (f"--{name}", LOOPBACK)]
+        doors += ["--worker", worker.addresses["listen"]]
         controller = await start_service("controller", ["--policy", str(policy), *doors], log=controller_log)
         stack.push_async_callback(controller.stop)
         yield Victim(worker, controller, logs)

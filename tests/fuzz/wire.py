@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from random import Random
 
-from tests.fuzz import frames
+from tests.fuzz import frames, http
 from tests.fuzz.frames import Bytes, Door, Kind, flood
 
 
@@ -57,6 +57,16 @@ ATTACKS = {
     "after GOAWAY": Attack(frames.after_goaway, 5),
     "slow loris": Attack(frames.piecemeal, 100, pause_s=0.01, stay_s=1.0),
 }
+"""For servers of gRPC."""
+
+HTTP_ATTACKS = {
+    "noise": ATTACKS["noise"],
+    "HTTP/2": Attack(frames.mutated_call, 5),
+    "TLS hello": ATTACKS["TLS hello"],
+    "wrong requests": Attack(http.wrong_request, 60),
+    "slow loris": Attack(http.piecemeal_request, 100, pause_s=0.01, stay_s=1.0),
+}
+"""For servers of HTTP."""
 
 
 async def run(attack: Attack, door: Door, random: Random) -> None:
