@@ -10,7 +10,7 @@ from asyncio.subprocess import PIPE
 
 import pytest
 
-from tests.system.conftest import ROOT, System
+from tests.system.conftest import ROOT, System, describe
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -51,6 +51,8 @@ async def test_refusals_are_told_apart(system: System) -> None:
 
 
 async def test_a_tool_is_called_and_the_answer_is_json(system: System) -> None:
+    can = (await describe(system.worker)).capabilities
+    assert (can.tools, can.answer_format) == (True, True)
     call, answer = (await run("tools", system.controller, "key-agent")).splitlines()
     arguments, result = re.fullmatch(r"add\((.*)\) = (\d+)", call).groups()  # type: ignore[union-attr]
     assert int(result) == sum(json.loads(arguments))

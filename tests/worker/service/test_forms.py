@@ -148,7 +148,7 @@ def resumed(request: GenerateRequest, tokens: Sequence[tuple[int, int]]) -> Gene
 async def test_an_answer_keeps_its_schema_with_and_without_reasoning_and_the_budget_stays_exact() -> None:
     async with demo_worker() as worker:
         for name, schema in SCHEMAS.items():
-            for reasoning in (0, 6, 60):
+            for reasoning in (0, 20):
                 for temperature in (0.0, 1.5):
                     request = asked(form(schema), reasoning=reasoning, temperature=temperature)
                     answer = await worker.ask(request)
@@ -180,7 +180,7 @@ async def test_an_answer_that_goes_on_elsewhere_goes_on_identically(change: Chan
         whole = await worker.ask(request)
         # What is forced comes as a whole.
         phases = [phase for phase, _ in whole.tokens]
-        for cut in {1, 5, *range(10, len(whole.tokens), 7), len(whole.tokens)}:
+        for cut in {1, 5, *range(10, len(whole.tokens), 15), len(whole.tokens)}:
             if phases[cut - 1 : cut + 1] == [pb.PHASE_FORCED] * 2:
                 continue
             rest = await worker.ask(resumed(request, whole.tokens[:cut]))
@@ -257,7 +257,7 @@ async def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
 
 async def test_an_answer_without_room_for_its_form_is_cut_and_says_so() -> None:
     async with demo_worker() as worker:
-        for room in range(1, 12):
+        for room in (1, 2, 3, 5, 8, 11):
             answer = await worker.ask(asked(form(PERSON), answer=room, temperature=1.0))
             assert answer.completion.finish_reason == LENGTH
             assert answer.count(pb.PHASE_ANSWER) == room
@@ -274,7 +274,7 @@ async def test_no_ban_of_empty_answers_comes_to_a_dead_end_with_a_form() -> None
     be any text.
     """
     async with demo_worker() as worker:
-        for room in range(1, 8):
+        for room in (1, 2, 4, 5, 7):
             for change in (tools(), tools(REQUIRED), form({"const": "<"}), form({"type": "string"})):
                 answer = await worker.ask(asked(change, answer=room, temperature=2.0))
                 assert answer.count(pb.PHASE_ANSWER) <= room
