@@ -11,7 +11,10 @@ from controller.fleet.worker import Worker
 FAILURES = 3
 """Losses and internal errors in a row, with no answer between them."""
 SLOW = 3.0
-"""Times the others' median of a step's time over the one that the worker measured at its start."""
+"""Times the others' median, of a step's time and of that over the one that the worker measured at its start:
+slower hardware is slower than others, but not than itself; one that measured in a quiet moment the other way
+round.
+"""
 LEAST_OTHERS = 2
 """For that to be told."""
 FIRST_S = 10.0
@@ -75,13 +78,17 @@ class Outliers:
                     self._changed(worker)
             elif record.ejections and now_s >= record.since_s + FORGIVEN_S:
                 record.ejections, record.since_s = record.ejections - 1, now_s
-        serving = [worker for worker in self._records if worker.available and worker.pace is not None]
-        paces = {worker: worker.pace or 1.0 for worker in serving}
+        self._look_for_slow(now_s)
+
+    def _look_for_slow(self, now_s: float) -> None:
+        paces = {worker: worker.pace for worker in self._records if worker.available and worker.pace}
         if len(paces) <= LEAST_OTHERS:
             return
-        worst = max(serving, key=lambda worker: paces[worker])
-        others = statistics.median(paces[worker] for worker in serving if worker is not worst)
-        if paces[worst] > SLOW * others:
+        worst = max(paces, key=paces.__getitem__)
+        others = [worker for worker in paces if worker is not worst]
+        pace = statistics.median(paces[worker] for worker in others)
+        step_s = statistics.median(worker.lone_step_s for worker in others)
+        if paces[worst] > SLOW * pace and worst.lone_step_s > SLOW * step_s:
             self._eject(worst, self._records[worst], now_s)
 
     def _eject(self, worker: Worker, record: _Record, now_s: float) -> None:

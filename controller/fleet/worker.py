@@ -52,6 +52,8 @@ class Worker:
         """Until when it is kept from new requests; None when it is not."""
         self.pace: float | None = None
         """What its steps take over what it measured at its start; None before some were seen."""
+        self.lone_step_s = 0.0
+        """What a step of one sequence takes, by what it measured and its pace."""
         self.licence = ""
         """The name of its model's; empty when it does not tell."""
         self._limits: Limits | None = None
@@ -152,6 +154,7 @@ class Worker:
         self.take_load(message.load, now_s)
         self._speed.learn_step(self._load, wire.seconds(message.load.step), now_s)
         self.pace = self._speed.pace(now_s)
+        self.lone_step_s = self._speed.lone_step_s * (self.pace or 1.0)
 
     def take_load(self, message: worker_pb2.WorkerLoad, now_s: float) -> None:
         """Takes its load."""

@@ -168,6 +168,11 @@ class SpeedModel:
         """As the worker measured it."""
         return self._prefill_s_per_token
 
+    @property
+    def lone_step_s(self) -> float:
+        """A step of one sequence, as the worker measured it."""
+        return self._decode.step_s(1)
+
     def measured_step_s(self, load: Load) -> float:
         """A step with a request that is sent now, as the worker measured it."""
         return self._decode.step_s(self._batch_size(load))

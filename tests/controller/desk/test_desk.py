@@ -9,7 +9,7 @@ from controller.desk import Desk, Flight, Tenants, Ticket
 from controller.desk.desk import LONGEST_WAIT_S, NoWorkerError, spread_evenly
 from controller.desk.peers import Alone
 from controller.fleet import Roster
-from controller.planning.decision import Ask, Decision, Mode, Refusal, RefusedFor
+from controller.planning.decision import Ask, Decision, Mode, Prefix, Refusal, RefusedFor
 from controller.planning.options import Increment
 from controller.policy import Brownout, Otherwise
 from tests.controller.desk.pool import ASK, SLOTS, Pool, done, policy, worker
@@ -247,3 +247,17 @@ def test_a_hedges_time_is_charged() -> None:
 def test_there_is_no_hedge_without_another_worker() -> None:
     pool = Pool(workers=1)
     assert pool.desk.hedge(pool.fly(policy(), now_s=0.0)) is None
+
+
+def test_requests_with_a_system_turn_go_where_a_completion_told_that_it_is_at_hand() -> None:
+    pool = Pool(workers=4)
+    ask = replace(ASK, prompt_tokens=900, most_prompt_tokens=900, prefix=Prefix(digest=1, tokens=890))
+    home = pool.roster.choose(ask)
+    assert home is not None
+    busy = pool.roster.send(home, prompt_tokens=1)
+    first = pool.fly(policy(), 0.0, ask)
+    assert first.worker is not home
+    first.start(900)
+    first.end(replace(done(), prompt_tokens=900, cached_prompt_tokens=880), 0.2)
+    busy.end()
+    assert pool.fly(policy(), 0.3, ask).worker is first.worker

@@ -75,21 +75,37 @@ def test_most_of_the_fleet_is_never_ejected_and_never_the_last(count: int, data:
     assert ejected < count
 
 
+def at_pace(worker: Worker, pace: float, *, measured_step_s: float = 0.001) -> None:
+    """Its steps take so many times what it measured."""
+    worker.pace, worker.lone_step_s = pace, pace * measured_step_s
+
+
 def test_a_worker_whose_steps_have_become_far_slower_than_the_others_is_ejected() -> None:
     outliers, workers, _ = watched(4)
     for worker in workers:
-        worker.pace = 1.2
-    workers[0].pace = 1.2 * SLOW
+        at_pace(worker, 1.2)
+    at_pace(workers[0], 1.2 * SLOW)
     outliers.review(0.0)
     assert all(worker.available for worker in workers)
-    workers[0].pace = 1.3 * SLOW
+    at_pace(workers[0], 1.3 * SLOW)
     outliers.review(1.0)
     assert [worker.available for worker in workers] == [False, True, True, True]
+
+
+def test_a_worker_that_is_slower_by_its_kind_or_measured_in_a_quiet_moment_is_no_outlier() -> None:
+    outliers, workers, _ = watched(4)
+    for worker in workers:
+        at_pace(worker, 1.0)
+    at_pace(workers[0], 1.0, measured_step_s=0.01)
+    outliers.review(0.0)
+    at_pace(workers[0], 10.0, measured_step_s=0.0001)
+    outliers.review(1.0)
+    assert all(worker.available for worker in workers)
 
 
 def test_where_all_are_slow_none_is_an_outlier() -> None:
     outliers, workers, _ = watched(4)
     for worker in workers:
-        worker.pace = 10.0
+        at_pace(worker, 10.0)
     outliers.review(0.0)
     assert all(worker.available for worker in workers)

@@ -105,3 +105,15 @@ def test_a_worker_that_cannot_be_planned_for_is_not_available(
     with pytest.raises(ValueError, match=message):
         known.take_description(bad, now_s=2.0)
     assert not known.available
+
+
+def test_the_pace_is_what_steps_take_over_what_the_worker_measured() -> None:
+    known = worker()
+    assert known.pace is None
+    measured_s = known.lone_step_s
+    for second in range(10):
+        told = description(running=1)
+        told.load.step.CopyFrom(wire.duration(3 * measured_s))
+        known.take_description(told, now_s=10.0 + second)
+    assert known.pace == pytest.approx(3.0)
+    assert known.lone_step_s == pytest.approx(3 * measured_s)
