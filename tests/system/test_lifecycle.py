@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from curfew.processes import start_service
@@ -46,7 +47,9 @@ async def curfew(*arguments: str) -> tuple[int, str, str]:
 async def start_serving() -> tuple[Process, dict[str, str]]:
     """`curfew serve`, ready, with the addresses that it prints."""
     serving = await asyncio.create_subprocess_exec(
-        CURFEW, "serve", "--listen", LOOPBACK, "--admin", LOOPBACK, stdout=PIPE, stderr=PIPE
+        *(CURFEW, "serve", "--listen", LOOPBACK, "--admin", LOOPBACK, "--http", LOOPBACK),
+        stdout=PIPE,
+        stderr=PIPE,
     )
     assert serving.stdout is not None
     addresses: dict[str, str] = {}
@@ -170,6 +173,10 @@ async def _ask_until_answered(system: System) -> Answered:
 
 async def test_serve_runs_both_and_ask_streams_from_it_until_ctrl_c(tmp_path: Path) -> None:
     serving, addresses = await start_serving()
+    key = {"authorization": "Bearer demo-analyst"}
+    async with httpx.AsyncClient(headers=key) as client:
+        models = await client.get(f"{addresses['http']}/models")
+    assert [model["id"] for model in models.json()["data"]] == ["model"]
     at = ("--address", addresses["controller"])
     status, out, errors = await curfew("ask", *at, "--tenant", "analyst", "What is 12 + 37 + 45?")
     assert (status, out) == (0, "94\n"), errors
@@ -264,7 +271,18 @@ async def test_what_cannot_start_says_why_in_a_line_and_exits_with_2(
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("worker",), ("controller",), ("ask",), ("chat",), ("plan",), ("bench",), ("serve",), ("health",)],
+    [
+        (),
+        ("worker",),
+        ("controller",),
+        ("ask",),
+        ("chat",),
+        ("plan",),
+        ("bench",),
+        ("serve",),
+        ("health",),
+        ("mcp",),
+    ],
 )
 async def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     status, out, _ = await curfew(*command, "--help")
