@@ -19,6 +19,9 @@ MAX_SCHEMA_BYTES = 64 << 10
 MAX_TOOLS_BYTES = 128 << 10
 """Of all descriptions and schemas together: they are part of every prompt."""
 
+MAX_ARGUMENTS_BYTES = 512 << 10
+"""Of all calls in a conversation: so much is read in some 10 ms."""
+
 Request = reasoning_pb2.GenerateRequest | worker_pb2.WorkerServiceGenerateRequest
 Violation = tuple[str, str]
 """Path of a field, and what is wrong with which value."""
@@ -38,7 +41,8 @@ def parse_object(text: str) -> dict[str, object]:
     """
     try:
         value = json.loads(text, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise NotAnObjectError(f"is no JSON: {error.msg} at character {error.pos}") from None
     except NotAnObjectError:
@@ -128,6 +132,10 @@ def _object(field: str, text: str, most_bytes: int) -> Iterator[Violation]:
 
 
 def _turns(messages: Sequence[pb.Message]) -> Iterator[Violation]:
+    total = sum(len(call.arguments_json.encode()) for turn in messages for call in turn.tool_calls)
+    if total > MAX_ARGUMENTS_BYTES:
+        yield "messages", f"{total} bytes of arguments; allowed are at most {MAX_ARGUMENTS_BYTES}"
+        return
     ids: set[str] = set()
     due: set[str] = set()
     """Calls of the assistant turn before that no tool turn has answered."""

@@ -264,7 +264,7 @@ class ToolCall(_message.Message):
     name: _builtins.str
     """Name of the tool."""
     arguments_json: _builtins.str
-    """The arguments: the text of a JSON object."""
+    """The arguments: the text of a JSON object. At most 512 KiB in a conversation."""
     def __init__(
         self,
         *,

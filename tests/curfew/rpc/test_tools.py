@@ -142,6 +142,16 @@ def test_what_keeps_the_rules_is_taken(change: Change) -> None:
         (turns(pb.Message(role=USER, tool_calls=[call("a")])), "messages[0].tool_calls", "ROLE_ASSISTANT"),
         (turns(asks("a"), result("a"), asks("a"), user()), "messages[2].tool_calls[0].id", "of another call"),
         (turns(asks(""), user()), "messages[0].tool_calls[0].id", "0 characters; allowed are 1 to 128"),
+        (
+            turns(
+                *[
+                    pb.Message(role=ASSISTANT, tool_calls=[call(str(n), arguments="x" * 9000)])
+                    for n in range(60)
+                ]
+            ),
+            "messages",
+            "540000 bytes of arguments; allowed are at most 524288",
+        ),
         (turns(asks(*map(str, range(33))), user()), "messages[0].tool_calls", "33 calls"),
         (
             turns(pb.Message(role=ASSISTANT, tool_calls=[call("a", "a b")]), user()),
