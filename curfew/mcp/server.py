@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Literal
 
 import uvicorn
@@ -45,7 +46,9 @@ EffortWord = Annotated[
 
 def build(clients: Clients, clock: Callable[[], float] = time.monotonic) -> MCPServer[None]:
     """A server with the tool. clock: seconds from any beginning."""
-    server: MCPServer[None] = MCPServer("curfew", instructions=INSTRUCTIONS, log_level="WARNING")
+    server: MCPServer[None] = MCPServer(
+        "curfew", version=version("curfew"), instructions=INSTRUCTIONS, log_level="WARNING"
+    )
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     async def reason(
