@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -123,13 +122,6 @@ class Scripted(ReasoningServiceServicer):
             case "silent":
                 context.add_callback(self.left.set)
                 yield Response(plan=PLAN)
-                self.left.wait()
-            case "interrupt":
-                context.add_callback(self.left.set)
-                yield Response(plan=PLAN)
-                main = threading.main_thread().ident
-                assert main is not None
-                signal.pthread_kill(main, signal.SIGINT)
                 self.left.wait()
             case "lost":
                 yield Response(plan=PLAN)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -360,9 +362,25 @@ async def test_a_task_that_is_cancelled_ends_its_request(server: tuple[Scripted,
 
 
 def test_ctrl_c_ends_the_request(server: tuple[Scripted, str]) -> None:
-    with Client(server[1], key="k") as client:
+    main = threading.main_thread().ident
+    assert main is not None
+    started = threading.Event()
+
+    def interrupt() -> None:
+        # Once it waits for an answer: gRPC's own code must not be interrupted.
+        started.wait()
+        while sys._current_frames()[main].f_code is not threading.Condition.wait.__code__:
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with Client(server[1], key="k") as client, client.generate("silent") as stream:
+        assert isinstance(next(stream), Plan)
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        started.set()
         with pytest.raises(KeyboardInterrupt):
-            client.ask("interrupt")
+            next(stream)
+        interrupter.join()
         assert server[0].left.wait(10)
 
 
