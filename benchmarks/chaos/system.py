@@ -111,10 +111,12 @@ async def running(
     workers: int,
     controllers: int,
     worker_arguments: Sequence[str] = (),
+    simulated: bool = False,
     log: IO[bytes] | None = None,
 ) -> AsyncIterator[System]:
-    """Starts a system, and stops what is left of it. directory: for its files. log: where the processes'
-    standard error goes; None leaves it on this one's.
+    """Starts a system, and stops what is left of it. directory: for its files. simulated: workers of
+    `benchmarks.scale.workers` instead of those with the demo model. log: where the processes' standard error
+    goes; None leaves it on this one's.
     """
     file = directory / "policy.yaml"
     file.write_text(policy)
@@ -136,8 +138,10 @@ async def running(
                     group.create_task(member.start())
             return made
 
-        serving = ["--model", str(MODEL), "--listen", LOOPBACK, *worker_arguments]
-        pool = await members(workers, lambda: start_service("worker", serving, log=log))
+        module = "benchmarks.scale.workers" if simulated else "worker"
+        serving = ["--count", "1"] if simulated else ["--model", str(MODEL), "--listen", LOOPBACK]
+        serving += worker_arguments
+        pool = await members(workers, lambda: start_service(module, serving, log=log))
         deciding = ["--policy", str(file), "--state", redis.url, "--state-optional"]
         deciding += ["--listen", LOOPBACK, "--admin", LOOPBACK]
         deciding += [part for worker in pool for part in ("--worker", worker.proxy.address)]

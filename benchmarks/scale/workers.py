@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from random import Random
 
 import grpc
@@ -211,8 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, required=True, help="workers")
     parser.add_argument("--speed", choices=list(PRESETS), default="9b-h200", help="(%(default)s)")
+    parser.add_argument("--slots", type=int, help="of each (those of the speed)")
     options = parser.parse_args()
-    asyncio.run(serve(options.count, PRESETS[options.speed]))
+    model = PRESETS[options.speed]
+    asyncio.run(serve(options.count, replace(model, slots=options.slots or model.slots)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shares of a saturated pool, through real controllers, Redis and a real worker."""
+"""Shares of a saturated pool, through real controllers and Redis, before the simulator's engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.shares import Ingress, policy, serve
 
 SKEWED = Ingress("mostly at its own", ((22, 2), (2, 22)))
 REASONING_TOKENS = 24
-WORKER = ("--slots", "8", "--least-step-ms", "5")
+WORKER = ("--slots", "8", "--speed", "demo")
 WARM_S, WINDOW_S = 4.0, 8.0
 
 
@@ -19,8 +19,10 @@ async def test_tenants_of_four_to_one_are_served_so_though_each_asks_at_a_contro
     tmp_path: Path,
 ) -> None:
     """Within what a window so short can show; `benchmarks.shares` looks for longer."""
-    system_of = running(tmp_path, policy(REASONING_TOKENS), workers=1, controllers=2, worker_arguments=WORKER)
+    system_of = running(
+        tmp_path, policy(REASONING_TOKENS), workers=1, controllers=2, worker_arguments=WORKER, simulated=True
+    )
     async with system_of as system:
         served = await serve(system, SKEWED, WINDOW_S, WARM_S)
     assert served.failed == 0
-    assert served.ratio == pytest.approx(4.0, rel=0.2)
+    assert served.ratio == pytest.approx(4.0, rel=0.1)
