@@ -89,7 +89,7 @@ def add_security_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--insecure",
         action="store_true",
-        help="let callers' doors be reached from elsewhere without TLS; something else must encrypt then",
+        help="let doors be reached from elsewhere without TLS; something else must encrypt then",
     )
 
 
@@ -105,18 +105,22 @@ def read_security(options: argparse.Namespace) -> Security:
     for flag, role in (("--admin-allow", door.operators), ("--announce-allow", door.workers)):
         if role.names and not has_client_ca:
             raise ValueError(f"{flag} needs --admin-tls-client-ca")
-    for flag, address in (("--listen", options.listen), ("--http", options.http)):
-        if address is None or is_loopback(address) or callers is not None or options.insecure:
-            continue
-        raise ValueError(
-            f"{flag} {address} can be reached from elsewhere, with keys and questions in clear: "
-            "give --tls-cert and --tls-key, or --insecure"
-        )
     if not is_loopback(options.admin) and not has_client_ca and door.operators.keys is None:
         raise ValueError(
             f"--admin {options.admin} can be reached from elsewhere, by anybody: "
             "give --admin-tls-client-ca or --admin-keys"
         )
+    doors = (
+        ("--listen", options.listen, callers),
+        ("--http", options.http, callers),
+        ("--admin", options.admin, operators),
+    )
+    for flag, address, tls in doors:
+        if address is not None and not is_loopback(address) and tls is None and not options.insecure:
+            raise ValueError(
+                f"{flag} {address} can be reached from elsewhere, with keys and questions in clear: "
+                "give --tls-cert and --tls-key, or --insecure"
+            )
     return Security(callers, operators, client_tls(options, "worker"), door, _tokens(options))
 
 

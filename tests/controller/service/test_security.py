@@ -259,6 +259,14 @@ def test_the_http_door_is_held_to_the_same() -> None:
     assert read_security(read(http="127.0.0.1:1")).callers is None
 
 
+def test_operators_keys_do_not_cross_the_network_in_clear(tmp_path: Path) -> None:
+    keys = tmp_path / "operators"
+    keys.write_text("secret\n")
+    with pytest.raises(ValueError, match=r"--admin 0.0.0.0:1 can be reached from elsewhere, with keys"):
+        read_security(read("--admin-keys", keys, admin="0.0.0.0:1"))
+    assert read_security(read("--admin-keys", keys, "--insecure", admin="0.0.0.0:1")).operators is None
+
+
 def test_a_door_that_something_else_protects_may_stand_open() -> None:
     assert read_security(read("--insecure", listen="0.0.0.0:1")).callers is None
 
