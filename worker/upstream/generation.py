@@ -104,14 +104,10 @@ class Generation:
             if finish == "length" and machine.phase is Phase.REASONING:
                 self._use_up()
             elif finish == "length" and leg.whole:
-                silent = machine.ban is not Ban.NONE
-                self._act(machine.cancel())
-                if silent:
-                    raise _no_answer()
-                self._finish(FinishReason.LENGTH)
+                self._end(FinishReason.LENGTH)
                 return
             elif finish not in (None, "length"):
-                if machine.phase is Phase.ANSWER and machine.ban is not Ban.NONE:
+                if machine.phase is Phase.ANSWER and not self._visible:
                     if lively == _MOST_LIVELY:
                         break
                     lively += 1
@@ -120,10 +116,25 @@ class Generation:
                 self._act(machine.observe(_END, self._clock()))
                 if machine.finish_reason is not None:
                     break
+            if self._visible and not self._script.continues:
+                self._end(FinishReason.STOP)
+                return
             leg = self._rest()
-        if machine.finish_reason is None:
+        if machine.finish_reason is None or not self._visible:
             raise _no_answer()
         self._finish(machine.finish_reason)
+
+    @property
+    def _visible(self) -> bool:
+        """Whether there is an answer."""
+        return self._machine.phase is Phase.ANSWER and self._machine.ban is Ban.NONE
+
+    def _end(self, finish_reason: FinishReason) -> None:
+        """Ends it where the server has."""
+        if not self._visible:
+            raise _no_answer()
+        self._act(self._machine.cancel())
+        self._finish(finish_reason)
 
     @property
     def _left(self) -> int:
@@ -157,7 +168,7 @@ class Generation:
                 self._count_prompt(usage)
             # The end of text is a token to the server, but none of the output.
             missing = usage.output_tokens - counted - (finish != "length")
-            if any(self._feed("", 1) for _ in range(missing)):
+            if any(self._pad() for _ in range(missing)):
                 return None
         return finish
 
@@ -186,7 +197,11 @@ class Generation:
     def _use_up(self) -> None:
         """The server ended a request at its token limit, in reasoning: so many tokens there are."""
         while self._machine.phase is Phase.REASONING:
-            self._feed("", 1)
+            self._pad()
+
+    def _pad(self) -> bool:
+        """Counts a token of which nothing was seen: like none before, so that many of them are no loop."""
+        return self._act(self._machine.observe(self._vocabulary.blank(), self._clock()))
 
     def _feed(self, text: str, tokens: int) -> bool:
         """Hands text of so many tokens to the machine. Returns whether the stream is to be closed."""
@@ -297,6 +312,11 @@ class _Vocabulary(Sequence[bytes]):
             number = self._ids[text] = len(self)
             self._pieces.append(text.encode())
         return number
+
+    def blank(self) -> int:
+        """A new id that stands for nothing."""
+        self._pieces.append(b"")
+        return len(self) - 1
 
     def __len__(self) -> int:
         return len(self._table) + len(self._pieces)

@@ -46,6 +46,10 @@ class Script(Protocol):
     def server_budget(self) -> int | None:
         """Reasoning tokens after which the server is told to end reasoning; None when it is not."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether `go_on` really goes on; else it begins the answer anew."""
+
     def begin(self) -> Leg:
         """The first request."""
 
@@ -74,6 +78,11 @@ class TextScript:
     def server_budget(self) -> int | None:
         """The end of the first request is the budget."""
         return None
+
+    @property
+    def continues(self) -> bool:
+        """Text can be completed anywhere."""
+        return True
 
     def begin(self) -> Leg:
         """Reasoning, and whatever of the answer comes before budget and grace are used up."""
@@ -114,6 +123,11 @@ class ChatScript:
     def prompt_tokens(self) -> int | None:
         """Only the server knows."""
         return None
+
+    @property
+    def continues(self) -> bool:
+        """Where a last turn of the assistant is."""
+        return self.dialect.prefill is not None
 
     def begin(self) -> Leg:
         """All of it."""

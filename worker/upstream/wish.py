@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curfew.dialects import Dialect, Json
-from curfew.v1 import worker_pb2
+from curfew.v1 import generation_pb2, worker_pb2
 from worker.engine.closing import DEFAULT_CLOSING_TEXT, Closing
 from worker.engine.generation import Limits
 from worker.model.chat import Chat, Turn
@@ -143,6 +143,10 @@ class WishReader:
             ("samples", message.samples > 1),
         ):
             wrong.check(not given, name, "a worker in front of another server does not take it")
+        for index, turn in enumerate(message.messages):
+            told = turn.role == generation_pb2.ROLE_TOOL or turn.tool_calls
+            field = f"messages[{index}]"
+            wrong.check(not told, field, "a worker in front of another server takes no calls of tools")
         for name, number in _beyond_openai(sampling).items():
             wrong.check(
                 name in self.dialect.sampling,

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
 
 from curfew.rpc.durations import duration
 from curfew.v1 import generation_pb2 as pb
@@ -166,6 +167,32 @@ async def test_reasoning_is_not_reopened(continuation: bool) -> None:
         assert answer.completion.reopened
         assert "think>" not in answer.text(ANSWER)
         assert answer.text(ANSWER).endswith("42")
+
+
+async def test_an_answer_is_not_begun_anew_where_the_server_cannot_go_on() -> None:
+    script = Script(budget=("thinking", "budget_tokens"), answer=("4", "2", "<think>", "again"))
+    async with fronting(script, dialect="litellm") as worker:
+        answer = await worker.ask(ask(reasoning=100, answer=20))
+        assert answer.text(ANSWER) == "42"
+        assert answer.completion.reopened
+        assert answer.completion.finish_reason == pb.FINISH_REASON_STOP
+        assert len(worker.server.bodies) == 1
+
+
+async def test_an_answer_of_white_space_is_none() -> None:
+    async with fronting(Script(answer=(" ",) * 200), continuation=True) as worker:
+        refused = await refusal(worker.stub.Generate(ask(reasoning=100)))
+        assert refused.reason.reason == "UPSTREAM_NO_ANSWER"
+
+
+async def test_many_tokens_in_one_piece_are_no_loop() -> None:
+    event = 'data: {"choices": [{"text": "long text", "finish_reason": "length"}]}\n\n'
+    script = Script(refusal=lambda: PlainTextResponse(event, media_type="text/event-stream"))
+    async with fronting(script, continuation=True) as worker:
+        answer = await worker.ask(ask(reasoning=400, grace=0, answer=20))
+        assert answer.completion.usage.reasoning_tokens == 400
+        assert answer.completion.reasoning_end == pb.REASONING_END_BUDGET
+        assert answer.completion.finish_reason == pb.FINISH_REASON_LENGTH
 
 
 async def test_stop_strings_end_the_answer_and_the_servers_work() -> None:

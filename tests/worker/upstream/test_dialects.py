@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -101,6 +102,11 @@ async def test_what_a_server_cannot_do_is_refused_with_its_name() -> None:
             refused.violations
         )
         assert "closing_text" in refused.violations
+        request = ask()
+        request.messages.append(pb.Message(role=pb.ROLE_TOOL, content="4", tool_call_id="c"))
+        refused = await refusal(worker.stub.Generate(request))
+        assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "messages[1]" in refused.violations
 
 
 async def test_sampling_and_the_key_are_passed_on() -> None:
