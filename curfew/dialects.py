@@ -18,13 +18,13 @@ class Dialect:
     """How to talk to one kind of server.
 
     budget: fields that end reasoning after so many tokens; None where it has none. overshoot_tokens,
-    overshoot_percent: by how much it is known to miss it. thinking: fields
-    that switch reasoning on or off in its chat template. counting: fields that ask for token counts; counts:
-    whether they then come with every piece of text, not at the end alone. sampling: its names of what
-    OpenAI's API has no field for. prompt_ids: whether /completions takes token ids, so that no text can be
-    read as a special token. prefill: fields with which a last turn of the assistant is continued; None where
-    that is not possible. at_least: fields that keep an answer from ending before so many tokens. health_path:
-    what tells whether it is there, from the server's root.
+    overshoot_percent: by how much it is known to miss it. thinking: fields that switch reasoning on or off
+    in its chat template. counting: fields that ask for token counts; counts: whether they then come with
+    every piece of text, not at the end alone. sampling: its names of what OpenAI's API has no field for.
+    prompt_ids: whether /completions takes token ids, so that no text can be read as a special token.
+    prefill: fields with which a last turn of the assistant is continued; None where that is not possible.
+    at_least: fields that keep an answer from ending before so many tokens. health_path: what tells whether
+    it is there, from the server's root.
     """
 
     name: str
