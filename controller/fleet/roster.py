@@ -211,8 +211,11 @@ class Roster:
 
     def learn(self, size: Size) -> None:
         """A request of this size was completed."""
-        usual = self._usual
-        self._usual = Size(*(old + SHARE_OF_NEW * (new - old) for old, new in zip(usual, size, strict=True)))
+        prompt, output = self._usual
+        self._usual = Size(
+            prompt + SHARE_OF_NEW * (size.prompt_tokens - prompt),
+            output + SHARE_OF_NEW * (size.output_tokens - output),
+        )
 
     def learn_prefix(self, prefix: Prefix, worker: Worker, cached_tokens: int) -> None:
         """A request with this system turn found so many tokens of it at a worker."""
@@ -226,7 +229,9 @@ class Roster:
 
     def changed(self, worker: Worker) -> None:
         """Ranks a worker of which something is news."""
-        self._take_model(worker, worker.limits.model if worker.described else None)
+        model = worker.limits.model if worker.described else None
+        if self._model.get(worker) != model:
+            self._take_model(worker, model)
         if worker.available:
             self._rank(worker)
         else:
@@ -237,8 +242,6 @@ class Roster:
         self.on_change()
 
     def _take_model(self, worker: Worker, model: str | None) -> None:
-        if self._model.get(worker) == model:
-            return
         before = self._model.pop(worker, None)
         if before is not None:
             self._models[before] -= 1
