@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _fuzz(directory: Path, seed: int, for_s: float, examples: int) -> int:
     end_s = time.monotonic() + for_s
-    kinds = list(files.kinds(directory))
+    # Not beside the victim's own files, which must stay as they are.
+    damaged = directory / "damaged"
+    damaged.mkdir()
+    kinds = list(files.kinds(damaged))
     async with running_victim(directory) as victim, victim.good_caller() as answers:
         await asyncio.sleep(2)
         quiet_s = statistics.median(answers.latencies_s)
@@ -54,7 +57,7 @@ async def _fuzz(directory: Path, seed: int, for_s: float, examples: int) -> int:
                 await attack_size(victim)
                 await attack_methods(victim, seed, examples)
                 for kind in kinds:
-                    await asyncio.to_thread(files.attack, kind, directory, examples=examples, randomness=seed)
+                    await asyncio.to_thread(files.attack, kind, damaged, examples=examples, randomness=seed)
                 if number == WARM_UP:
                     before = {service.name: Vitals.of(service) for service in victim.services}
                 growth_mib = GROWTH_MIB if number >= WARM_UP else 2 * GROWTH_MIB

@@ -57,7 +57,8 @@ async def check_unharmed(victim: Victim, before: dict[str, Vitals], *, growth_mi
     assert all(service.process.returncode is None for service in victim.services), "a service has ended"
     assert await victim.healthy(), "a server is not SERVING"
     assert await victim.at_rest(within_s=10), "a request is still there"
-    assert victim.complaints() == []
+    complaints = victim.complaints()
+    assert not complaints, "\n".join(complaints)
     for service in victim.services:
         then, now = before[service.name], Vitals.of(service)
         assert now.resident_mib <= then.resident_mib + growth_mib, (service.name, then, now)

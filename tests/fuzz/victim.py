@@ -168,15 +168,16 @@ class Victim:
         return any(each.in_flight for each in standings.standings) or load.running > 0 or load.waiting > 0
 
     def complaints(self) -> list[str]:
-        """What the logs tell of that was not foreseen. A traceback without a line of Curfew's is gRPC's, of a
-        caller who has left: it prints some past every handler.
+        """What the logs tell of that was not foreseen. A traceback without a line of Curfew's is gRPC's or
+        uvicorn's, of a caller who has left or whose request broke off.
         """
         found = []
         for log in self.logs:
             text = log.read_text(errors="replace")
             found += [line for line in text.splitlines() if "unforeseen" in line or "CRITICAL" in line]
             traces = re.findall(r"^Traceback.*\n(?:[ \t].*\n)+.*$", text, re.MULTILINE)
-            found += [trace for trace in traces if str(ROOT) in trace]
+            ours = re.compile(rf'File "{re.escape(str(ROOT))}/(?:controller|curfew|kernels|worker)/')
+            found += [trace for trace in traces if ours.search(trace)]
         return found
 
 
