@@ -153,7 +153,7 @@ class WaitingRoom:
 
     def hear(self, elsewhere: float, reached: float) -> None:
         """Others may have served the tenants that wait. elsewhere: what the least served of those that wait
-        at other controllers was served.
+        at other controllers was served. reached: as there.
         """
         self._elsewhere = elsewhere
         self._reached = max(self._reached, reached)
