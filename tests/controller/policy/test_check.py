@@ -186,7 +186,7 @@ def test_the_installed_command_checks() -> None:
     command = [str(Path(sys.executable).with_name("curfew")), "policy", "check", str(DEMO)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{DEMO}: can be used: 3 tenants, 0 rules, version ")
+    assert done.stdout.startswith(f"{DEMO}: can be used: 4 tenants, 0 rules, version ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["check"], ["chek", "x"]])
