@@ -44,7 +44,7 @@ _NEXT = {
 class ToolCallScanner:
     """Takes the calls out of a stream of text.
 
-    Each is fed the stream in pieces and gives, over any cutting of the same stream into pieces, the same text
+    It is fed the stream in pieces and gives, over any cutting of the same stream into pieces, the same text
     and calls, those left out that are reported as malformed. It holds back a tail of the text that may become
     `<TOOLCALL>`, and of a call what precedes its arguments. For reading only: `calls`, how many were complete
     and well-formed.
