@@ -38,6 +38,10 @@ Argument = str | int | float
 Reply = list[str | int]
 
 _LIMIT = {0: None, 1: Limit.RATE, 2: Limit.TOKENS, 3: Limit.CONCURRENCY}
+DEMAND_FORM = 2
+"""Of the demand's JSON, and a part of its key: a release with another form does not read it, and divides the
+pool by what it sees of the workers until all controllers are of one release.
+"""
 _CLUSTER_CALLS = 32
 """Scripts under way at once on a cluster, whose pipelines run none."""
 
@@ -95,7 +99,7 @@ class RedisStore:
         """Takes what a controller has to tell, and tells what all have."""
         calls = [self._tenant_call(news, told) for told in news.tenants]
         for pool, demand in news.demands.items():
-            keys = self._leased(f"{{pool:{pool}}}:demand")
+            keys = self._leased(f"{{pool:{pool}}}:demand:{DEMAND_FORM}")
             calls.append(self._lease_call(keys, news.controller, _demand_text(demand), news.ttl_s))
         calls.append(self._lease_call(self._leased("{fleet}:controllers"), news.controller, "", news.ttl_s))
         replies = await self._run(calls)

@@ -34,7 +34,7 @@ tenants:
 REQUESTS = 20
 EXCHANGES_PER_S, LOOKS_PER_S = 4.0, 2.0
 """Of a controller, however many requests it has."""
-LEASES = ("{fleet}:controllers", "{fleet}:workers", "{pool:default}:demand")
+LEASES = ("{fleet}:controllers", "{fleet}:workers", "{pool:default}:demand:2")
 EXPECTED = {"admit", "tell", "SCRIPT", "HELLO", "CLIENT", *(f"lease of curfew:{name}" for name in LEASES)}
 """The upper-case ones load a script, once, and open a connection."""
 
@@ -104,6 +104,6 @@ async def test_a_request_takes_two_round_trips_at_most_and_no_token_takes_any(
     assert exchanges <= REQUESTS + EXCHANGES_PER_S * took_s + 2
     # Each exchange tells of this one tenant and of the one pool, in one pipeline.
     assert seen["tell"] <= exchanges + 1
-    assert seen["lease of curfew:{pool:default}:demand"] <= exchanges + 1
+    assert seen["lease of curfew:{pool:default}:demand:2"] <= exchanges + 1
     assert seen["lease of curfew:{fleet}:workers"] <= LOOKS_PER_S * took_s + 2
     assert set(seen) <= EXPECTED
