@@ -159,17 +159,11 @@ class AsyncClient:
 
     def generate(self, question: str | Sequence[Message], **options: Unpack[Options]) -> AsyncStream:
         """Asks, and streams what comes. question: a text, or a conversation whose last turn is the user's."""
-        metadata = (*self._connection.metadata, *current_trace())
-
-        def begin(attempt: Attempt, message: reasoning_pb2.GenerateRequest) -> Call:
-            stub = self._stub(attempt.address)
-            return stub.Generate(message, timeout=attempt.timeout_s, metadata=metadata)
-
-        return AsyncStream(Exchange(wire.request(question, options), self._attempts(options)), begin)
+        return self._stream(question, options)
 
     async def ask(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Reply:
-        """Asks, and waits for all that comes. Raises CurfewError."""
-        async with self.generate(question, **options) as stream:
+        """Asks, and waits for all that comes; begins anew as `Client.ask` does. Raises CurfewError."""
+        async with self._stream(question, options, unseen=True) as stream:
             return await stream.reply()
 
     async def plan(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Plan:
@@ -197,6 +191,18 @@ class AsyncClient:
             await stub.ReportOutcome(message, metadata=self._connection.metadata)
         except grpc.RpcError as failure:
             raise of_call(failure) from None
+
+    def _stream(
+        self, question: str | Sequence[Message], options: Options, *, unseen: bool = False
+    ) -> AsyncStream:
+        metadata = (*self._connection.metadata, *current_trace())
+
+        def begin(attempt: Attempt, message: reasoning_pb2.GenerateRequest) -> Call:
+            stub = self._stub(attempt.address)
+            return stub.Generate(message, timeout=attempt.timeout_s, metadata=metadata)
+
+        request, attempts = wire.request(question, options), self._attempts(options)
+        return AsyncStream(Exchange(request, attempts, unseen=unseen), begin)
 
     def _attempts(self, options: Options) -> Attempts:
         return Attempts(self._retry, options, self._addresses, time.monotonic, self._random)

@@ -13,7 +13,8 @@ from curfew.client.values import Options
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How a request that nothing came of is tried again: when nobody answers, and when the service is full
-    and says for how long. Never after the first event: what was delivered is not delivered twice.
+    and says for how long. A stream never is after its first event: what was delivered is not delivered twice.
+    `ask` delivers nothing before the end, and goes on after what is not available until then.
     """
 
     attempts: int = 4

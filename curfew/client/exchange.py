@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from curfew.client import wire
 from curfew.client.attempts import Attempt, Attempts
-from curfew.client.errors import Code, CurfewError
+from curfew.client.errors import Code, CurfewError, Unavailable
 from curfew.client.values import (
     Adjustment,
     Completion,
@@ -27,11 +27,19 @@ from curfew.v1 import reasoning_pb2
 class Exchange:
     """Is told what the transport saw, and tells it what to do. Keeps what has come."""
 
-    def __init__(self, request: reasoning_pb2.GenerateRequest, attempts: Attempts) -> None:
-        self.plan: Plan | None = None
-        self.completion: Completion | None = None
+    def __init__(
+        self, request: reasoning_pb2.GenerateRequest, attempts: Attempts, *, unseen: bool = False
+    ) -> None:
+        """unseen: nobody sees the events, so that a request which is lost on its way may begin anew."""
         self._request = request
         self._attempts = attempts
+        self._unseen = unseen
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing has come."""
+        self.plan: Plan | None = None
+        self.completion: Completion | None = None
         self._waiting: deque[Event] = deque()
         self._reasoning: list[str] = []
         self._answer: list[str] = []
@@ -77,7 +85,9 @@ class Exchange:
     def failed(self, error: CurfewError) -> float:
         """The call failed. Returns the seconds to wait before the next; raises the error if there is none."""
         if self._begun:
-            raise error
+            if not (self._unseen and isinstance(error, Unavailable)):
+                raise error
+            self._forget()
         return self._attempts.after(error)
 
     def ended(self) -> None:

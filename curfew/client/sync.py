@@ -162,19 +162,15 @@ class Client:
 
     def generate(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Stream:
         """Asks, and streams what comes. question: a text, or a conversation whose last turn is the user's."""
-        metadata = (*self._metadata, *current_trace())
-
-        def begin(
-            attempt: Attempt, message: reasoning_pb2.GenerateRequest
-        ) -> grpc._CallIterator[reasoning_pb2.GenerateResponse]:
-            stub = self._stubs[attempt.address]
-            return stub.Generate(message, timeout=attempt.timeout_s, metadata=metadata)
-
-        return Stream(Exchange(wire.request(question, options), self._attempts(options)), begin)
+        return self._stream(question, options)
 
     def ask(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Reply:
-        """Asks, and waits for all that comes. Raises CurfewError."""
-        with self.generate(question, **options) as stream:
+        """Asks, and waits for all that comes. Raises CurfewError.
+
+        Where the controller or its worker is lost before the end, the request begins anew, at the next
+        address: nothing was shown yet. Within the deadline, and as often as `Retry` says.
+        """
+        with self._stream(question, options, unseen=True) as stream:
             return stream.reply()
 
     def plan(self, question: str | Sequence[Message], **options: Unpack[Options]) -> Plan:
@@ -205,6 +201,18 @@ class Client:
             self._stubs[self._addresses.preferred].ReportOutcome(message, metadata=self._metadata)
         except grpc.RpcError as failure:
             raise of_call(failure) from None
+
+    def _stream(self, question: str | Sequence[Message], options: Options, *, unseen: bool = False) -> Stream:
+        metadata = (*self._metadata, *current_trace())
+
+        def begin(
+            attempt: Attempt, message: reasoning_pb2.GenerateRequest
+        ) -> grpc._CallIterator[reasoning_pb2.GenerateResponse]:
+            stub = self._stubs[attempt.address]
+            return stub.Generate(message, timeout=attempt.timeout_s, metadata=metadata)
+
+        request, attempts = wire.request(question, options), self._attempts(options)
+        return Stream(Exchange(request, attempts, unseen=unseen), begin)
 
     def _attempts(self, options: Options) -> Attempts:
         return Attempts(self._retry, options, self._addresses, time.monotonic, self._random)

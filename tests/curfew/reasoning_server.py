@@ -102,10 +102,13 @@ class Seen:
 
 @dataclass
 class Scripted(ReasoningServiceServicer):
-    """Refuses as often as it was told to; then does what the last turn says."""
+    """Refuses, and breaks off after some answer, as often as it was told to; then does what the last turn
+    says.
+    """
 
     calls: list[Seen] = field(default_factory=list)
     refusals: list[RpcError] = field(default_factory=list)
+    breaks: list[RpcError] = field(default_factory=list)
     scores: list[tuple[str, float]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -113,6 +116,9 @@ class Scripted(ReasoningServiceServicer):
         self, request: reasoning_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[Response]:
         self._note(request, context)
+        if self.breaks:
+            yield from WHOLE[:6]
+            _abort(context, self.breaks.pop(0))
         match request.messages[-1].content:
             case "endless":
                 context.add_callback(self.left.set)

@@ -74,6 +74,10 @@ class Threads:
         ):
             return list(stream), stream.reply()
 
+    def ask(self, address: str | list[str], question: str, **options: Unpack[Options]) -> Reply:
+        with Client(address, key="k", retry=QUICK) as client:
+            return client.ask(question, **options)
+
     def plan(self, address: str, **options: Unpack[Options]) -> Plan:
         with Client(address, key="k", retry=QUICK) as client:
             return client.plan("q", **options)
@@ -97,6 +101,13 @@ class Tasks:
                 return [event async for event in stream], await stream.reply()
 
         return asyncio.run(read())
+
+    def ask(self, address: str | list[str], question: str, **options: Unpack[Options]) -> Reply:
+        async def ask() -> Reply:
+            async with AsyncClient(address, key="k", retry=QUICK) as client:
+                return await client.ask(question, **options)
+
+        return asyncio.run(ask())
 
     def plan(self, address: str, **options: Unpack[Options]) -> Plan:
         async def plan() -> Plan:
@@ -235,6 +246,45 @@ def test_what_came_is_never_asked_for_again(twin: Twin, server: tuple[Scripted, 
     with pytest.raises(Unavailable):
         twin.read(server[1], "lost")
     assert len(server[0].calls) == 1
+
+
+def test_a_reply_begins_anew_at_the_next_address_where_one_is_lost_on_its_way(
+    twin: Twin, server: tuple[Scripted, str]
+) -> None:
+    with serving() as (lost, address):
+        lost.breaks = [RpcError(grpc.StatusCode.UNAVAILABLE, "the worker was lost")]
+        reply = twin.ask([address, server[1]], "q", deadline_s=30.0)
+    assert (reply.reasoning, reply.answer) == ("1 + 2 = 3", "10")
+    assert len(reply.adjustments) == 1
+    (first,), (second,) = lost.calls, server[0].calls
+    assert seconds(second.request.wishes.deadline) < seconds(first.request.wishes.deadline) == 30.0
+
+
+def test_a_reply_begins_anew_no_sooner_than_it_was_told_to(twin: Twin, server: tuple[Scripted, str]) -> None:
+    server[0].breaks = [RpcError(grpc.StatusCode.UNAVAILABLE, "drains", retry_after(0.05))]
+    begun_s = time.monotonic()
+    assert twin.ask(server[1], "q").answer == "10"
+    assert time.monotonic() - begun_s >= 0.05
+    server[0].breaks = [RpcError(grpc.StatusCode.UNAVAILABLE, "drains", retry_after(5.0))]
+    with pytest.raises(Unavailable):
+        twin.ask(server[1], "q", deadline_s=4.0)
+    assert len(server[0].calls) == 3
+
+
+def test_a_reply_that_breaks_off_every_time_is_given_up(twin: Twin, server: tuple[Scripted, str]) -> None:
+    with pytest.raises(Unavailable, match="lost"):
+        twin.ask(server[1], "lost")
+    assert len(server[0].calls) == QUICK.attempts
+
+
+def test_a_reply_that_breaks_off_for_another_reason_does_not_begin_anew(
+    twin: Twin, server: tuple[Scripted, str]
+) -> None:
+    for code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL):
+        server[0].breaks = [RpcError(code, "no", retry_after(0.001))]
+        with pytest.raises(CurfewError):
+            twin.ask(server[1], "q")
+    assert len(server[0].calls) == 2
 
 
 def test_the_next_address_is_asked_where_one_does_not_answer(
