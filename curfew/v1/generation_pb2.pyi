@@ -574,8 +574,8 @@ Global___ToolCallDelta: _TypeAlias = ToolCallDelta  # noqa: Y015
 
 @_typing.final
 class MalformedToolCall(_message.Message):
-    """Something that the model wrote as a call, but that is none: no JSON, no known tool, arguments that are no object or do
-    not keep the tool's schema. It is reported as it stands and never guessed at.
+    """Something that the model wrote as a call, but that is none: no JSON, no known tool, arguments that are no object, one
+    call too many, or one that was not finished. It is reported as it stands and never guessed at.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -50,7 +50,8 @@ class RegistryServiceServicer(object):
 
     def Announce(self, request, context):
         """Puts a worker under a lease. To be repeated before the lease ends; a worker whose lease has ended is forgotten.
-        INVALID_ARGUMENT with BadRequest field violations; PERMISSION_DENIED for a caller that may not.
+        INVALID_ARGUMENT with BadRequest field violations; UNAUTHENTICATED or PERMISSION_DENIED for a caller that may not;
+        UNAVAILABLE while the state that controllers share cannot be reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

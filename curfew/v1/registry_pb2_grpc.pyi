@@ -37,7 +37,8 @@ class RegistryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     Announce: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AnnounceRequest, _registry_pb2.AnnounceResponse]
     """Puts a worker under a lease. To be repeated before the lease ends; a worker whose lease has ended is forgotten.
-    INVALID_ARGUMENT with BadRequest field violations; PERMISSION_DENIED for a caller that may not.
+    INVALID_ARGUMENT with BadRequest field violations; UNAUTHENTICATED or PERMISSION_DENIED for a caller that may not;
+    UNAVAILABLE while the state that controllers share cannot be reached.
     """
 
 @_typing.type_check_only
@@ -49,7 +50,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Announce: _aio.UnaryUnaryMultiCallable[_registry_pb2.AnnounceRequest, _registry_pb2.AnnounceResponse]  # type: ignore[assignment]
     """Puts a worker under a lease. To be repeated before the lease ends; a worker whose lease has ended is forgotten.
-    INVALID_ARGUMENT with BadRequest field violations; PERMISSION_DENIED for a caller that may not.
+    INVALID_ARGUMENT with BadRequest field violations; UNAUTHENTICATED or PERMISSION_DENIED for a caller that may not;
+    UNAVAILABLE while the state that controllers share cannot be reached.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +66,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.AnnounceResponse, _abc.Awaitable[_registry_pb2.AnnounceResponse]]:
         """Puts a worker under a lease. To be repeated before the lease ends; a worker whose lease has ended is forgotten.
-        INVALID_ARGUMENT with BadRequest field violations; PERMISSION_DENIED for a caller that may not.
+        INVALID_ARGUMENT with BadRequest field violations; UNAUTHENTICATED or PERMISSION_DENIED for a caller that may not;
+        UNAVAILABLE while the state that controllers share cannot be reached.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -551,7 +551,9 @@ Global___DescribeWorkerResponse: _TypeAlias = DescribeWorkerResponse  # noqa: Y0
 
 @_typing.final
 class WorkerCapabilities(_message.Message):
-    """What a worker can do. Its own engine can do all; a worker in front of another server what that server lets it."""
+    """What a worker can do. Its own engine can do all, tools and answer formats where llguidance is installed; a worker in
+    front of another server what that server lets it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -572,7 +574,7 @@ class WorkerCapabilities(_message.Message):
     adjust: _builtins.bool
     """AdjustBudget has an effect."""
     token_ids: _builtins.bool
-    """Deltas have token ids, one for each token. Without, counts come with the completion alone."""
+    """Deltas have `token_ids`, one for each token. Without, they have a `token_count`."""
     tools: _builtins.bool
     """It takes `tools`."""
     answer_format: _builtins.bool
