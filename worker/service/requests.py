@@ -85,9 +85,7 @@ class RequestReader:
                 reserve_tokens=reserve,
             ),
             closing=closing,
-            sampling=Sampling(
-                **asdict(numbers) | {"seed": random_seed if numbers.seed is None else numbers.seed}
-            ),
+            sampling=Sampling(**asdict(numbers)),
             received_s=now_s,
             priority=message.priority,
             deadline_s=now_s + deadline_s,
