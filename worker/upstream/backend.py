@@ -97,10 +97,11 @@ class UpstreamBackend:
                 needed_tokens=needed,
                 max_sequence_tokens=settings.max_sequence_tokens,
             )
-        if self._line.full and self._line.waiting >= settings.queue:
+        # Not by the line: whoever came just now has not entered it yet.
+        if len(self._runs) >= settings.slots + settings.queue:
             raise QueueFullError(
-                f"{self._line.waiting} requests are waiting already",
-                waiting=self._line.waiting,
+                f"{settings.queue} requests are waiting already",
+                waiting=settings.queue,
                 queue=settings.queue,
             )
         mailbox = Mailbox(request.request_id, 1)
@@ -165,31 +166,31 @@ class _Line:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self.taken = 0
-        self.waiting = 0
         self._heap: list[tuple[tuple[int, float, float], int, asyncio.Future[None]]] = []
         self._counter = itertools.count()
 
     @property
-    def full(self) -> bool:
-        """Whether the next one waits."""
-        return self.taken >= self._slots
+    def waiting(self) -> int:
+        """Who has no slot yet."""
+        return len(self._heap)
 
     async def enter(self, urgency: tuple[int, float, float]) -> None:
         """Returns with a slot, to be given back by `leave`."""
-        if not self.full:
+        if self.taken < self._slots:
             self.taken += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._heap, (urgency, next(self._counter), turn))
-        self.waiting += 1
+        place = (urgency, next(self._counter), turn)
+        heapq.heappush(self._heap, place)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.leave()  # it was this one's turn already
+            elif place in self._heap:  # where more urgent ones keep coming, it would stay for good
+                self._heap.remove(place)
+                heapq.heapify(self._heap)
             raise
-        finally:
-            self.waiting -= 1
 
     def leave(self) -> None:
         """Gives a slot to the next in line, or back."""

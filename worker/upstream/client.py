@@ -140,8 +140,8 @@ def _chunk(data: str) -> Chunk:
             raise _too_long()
         raise unavailable("failed in the middle of a request")
     choices = content.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
-    delta = choice.get("delta") or {}
+    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    delta = _object(choice.get("delta"))
     usage = _usage(content.get("usage"))
     timings = content.get("timings")
     counted = usage.output_tokens if usage is not None else None
@@ -166,6 +166,10 @@ def _usage(content: object) -> Usage | None:
     details = content.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     return Usage(prompt, output, cached if isinstance(cached, int) else 0)
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str:

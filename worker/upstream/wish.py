@@ -137,14 +137,13 @@ class WishReader:
             ("resume", bool(message.resume)),
             ("probe", message.HasField("probe")),
             ("tools", bool(message.tools)),
-            ("messages", any(turn.tool_calls or turn.tool_call_id for turn in message.messages)),
             ("answer_format", message.HasField("answer_format")),
             ("sampling.top_logprobs", message.sampling.HasField("top_logprobs")),
             ("samples", message.samples > 1),
         ):
             wrong.check(not given, name, "a worker in front of another server does not take it")
         for index, turn in enumerate(message.messages):
-            told = turn.role == generation_pb2.ROLE_TOOL or turn.tool_calls
+            told = turn.role == generation_pb2.ROLE_TOOL or turn.tool_calls or turn.tool_call_id
             field = f"messages[{index}]"
             wrong.check(not told, field, "a worker in front of another server takes no calls of tools")
         for name, number in _beyond_openai(sampling).items():

@@ -11,9 +11,12 @@ import grpc
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from curfew.dialects import DIALECTS
 from tests.openai_server import Script
 from tests.worker.service.serving import refusal
 from tests.worker.upstream.harness import ANSWER, REASONING, Answer, ask, fronting
+from worker.engine.refusals import QueueFullError
+from worker.upstream.wish import WishReader
 
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -92,6 +95,13 @@ async def test_a_stream_that_ends_without_a_reason_is_an_error() -> None:
         assert (await refusal(worker.stub.Generate(ask()))).code is UNAVAILABLE
 
 
+@pytest.mark.parametrize("chunk", ['{"choices": [7]}', '{"choices": [{"delta": "no"}]}', '{"choices": 7}'])
+async def test_a_stream_of_something_else_is_the_servers_fault(chunk: str) -> None:
+    stream = PlainTextResponse(f"data: {chunk}\n\n", media_type="text/event-stream")
+    async with fronting(Script(refusal=lambda: stream)) as worker:
+        assert (await refusal(worker.stub.Generate(ask()))).code is UNAVAILABLE
+
+
 async def test_who_leaves_frees_the_slot_here_and_at_the_server() -> None:
     async with fronting(Script(pauses_after=3), slots=1) as worker:
         call = worker.stub.Generate(ask("r"))
@@ -147,6 +157,32 @@ async def test_the_most_urgent_runs_first() -> None:
         worker.server.go_on.set()
         await asyncio.gather(first, later, sooner)
         assert ended == ["sooner", "later"]
+
+
+async def test_the_queue_bounds_those_who_come_at_once_too() -> None:
+    async with fronting(slots=1, queue=1) as worker:
+        reader = WishReader(DIALECTS["vllm"], "scripted", None, 4.0)
+        wishes = [reader.read(ask(name), random_seed=0, now_s=0.0) for name in "abc"]
+        taken = [await worker.backend.submit(wish) for wish in wishes[:2]]
+        with pytest.raises(QueueFullError, match="1 requests are waiting already"):
+            await worker.backend.submit(wishes[2])
+        for mailbox in taken:
+            worker.backend.cancel(mailbox)
+
+
+async def test_who_leaves_the_line_leaves_nothing_there() -> None:
+    async with fronting(Script(pauses_after=0), slots=1) as worker:
+        first = asyncio.create_task(worker.ask(ask("first")))
+        while not (await worker.load()).running:
+            pass
+        later = worker.stub.Generate(ask("later"))
+        while (await worker.load()).waiting < 1:
+            pass
+        later.cancel()
+        while (await worker.load()).waiting:
+            pass
+        worker.server.go_on.set()
+        await first
 
 
 async def test_an_id_is_in_use_once() -> None:
