@@ -29,6 +29,7 @@ from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.progress import loading_bar
 from worker.service.door import (
+    HelpFormatter,
     add_door_options,
     cannot_start,
     check_door,
@@ -57,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="curfew worker",
         description="Serves one model on one device; with --upstream URL, that of another server.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="Hugging Face model directory")

@@ -38,6 +38,14 @@ _FAILURE_GRACE_S = 2.0
 _LOOK_S = 1.0
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, except those that stand for nothing given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is False or action.default in (None, "", [])
+        return action.help if nothing else super()._get_help_string(action)
+
+
 def add_door_options(parser: argparse.ArgumentParser) -> None:
     """What `serve_until_told` reads, and the options of security."""
     add = parser.add_argument

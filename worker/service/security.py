@@ -78,15 +78,17 @@ def read_security(options: argparse.Namespace) -> Security:
             f"--listen {options.listen} can be reached from elsewhere, by anybody: "
             "give --tls-cert, --tls-key and --tls-client-ca, or --insecure"
         )
-    key = "" if options.announce_secret is None else _key(options.announce_secret)
+    secret = options.announce_secret
+    key = "" if secret is None else read_key("--announce-secret", secret)
     return Security(tls, frozenset(options.allow), client_tls(options, "announce", otherwise=tls), key)
 
 
-def _key(file: Path) -> str:
+def read_key(option: str, file: Path) -> str:
+    """The key in the file of an option. Raises OSError and ValueError, in a line that names the option."""
     try:
-        key = file.read_text().strip()
+        key = file.read_text(errors="replace").strip()
     except OSError as error:
-        raise OSError(f"--announce-secret: {file} cannot be read: {error.strerror}") from None
+        raise OSError(f"{option}: {file} cannot be read: {error.strerror}") from None
     if not key or not key.isascii() or not key.isprintable():
-        raise ValueError(f"--announce-secret: {file} does not hold a key of visible ASCII characters")
+        raise ValueError(f"{option}: {file} does not hold a key of visible ASCII characters")
     return key

@@ -17,8 +17,16 @@ from curfew.rpc.errors import RpcError
 from curfew.telemetry.logs import LogFormat, configure_logging
 from curfew.v1 import worker_pb2 as pb
 from worker.model.chat import Chat
-from worker.service.door import add_door_options, cannot_start, number, positive, serve_until_told
-from worker.service.security import Security, read_security
+from worker.service.door import (
+    HelpFormatter,
+    add_door_options,
+    cannot_start,
+    check_door,
+    number,
+    positive,
+    serve_until_told,
+)
+from worker.service.security import Security, read_key, read_security
 from worker.upstream.backend import BackendSettings, UpstreamBackend
 from worker.upstream.client import Upstream
 from worker.upstream.probing import probe
@@ -37,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="curfew worker --upstream",
         description="Serves the model of another OpenAI-compatible server.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="the server, such as http://127.0.0.1:8000/v1")
@@ -89,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging("info", LogFormat(options.log_format))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return asyncio.run(_run(options, read_security(options)))
+        # First what is quick to find wrong.
+        security = read_security(options)
+        check_door(options)
+        return asyncio.run(_run(options, security))
     except (OSError, RpcError, ValueError) as error:
         return cannot_start(error)
     except KeyboardInterrupt:
@@ -97,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, security: Security) -> int:
-    key = options.upstream_key_file.read_text().strip() if options.upstream_key_file else None
+    file = options.upstream_key_file
+    key = None if file is None else read_key("--upstream-key-file", file)
     async with Upstream(options.upstream, key=key, silence_s=options.silence_s) as server:
         told = None if options.dialect == "auto" else options.dialect
         found = await probe(server, told, options.upstream_model)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 from pathlib import Path
 
 import pytest
 
-from worker.service.command import main
+from worker.service.command import arguments, main
+from worker.upstream.command import arguments as upstream_arguments
+from worker.upstream.command import main as serve_upstream
 
 DEMO_MODEL = Path(__file__).parents[3] / "demo" / "model"
 
@@ -48,6 +51,33 @@ def test_an_address_in_use_is_told_before_the_model_is_loaded(capsys: pytest.Cap
         address = "127.0.0.1:{1}".format(*taken.getsockname())
         assert main(["--model", "no/such/model", "--listen", address]) == 2
     assert f"cannot listen on {address}" in capsys.readouterr().err
+
+
+def test_so_it_is_before_a_server_behind_the_worker_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:{1}".format(*taken.getsockname())
+        assert serve_upstream(["--upstream", "http://127.0.0.1:1/v1", "--listen", address]) == 2
+    assert f"cannot listen on {address}" in capsys.readouterr().err
+
+
+def test_a_key_that_cannot_be_had_is_told_with_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, strange = tmp_path / "missing", tmp_path / "strange"
+    strange.write_text("schl\u00fcssel")
+    for file, said in [(missing, "cannot be read"), (strange, "does not hold a key of visible ASCII")]:
+        options = ["--listen", "127.0.0.1:0", "--upstream-key-file", str(file)]
+        assert serve_upstream(["--upstream", "http://127.0.0.1:1/v1", *options]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"curfew worker: --upstream-key-file: {file} ")
+        assert said in error
+
+
+@pytest.mark.parametrize("parser", [arguments(), upstream_arguments()])
+def test_the_help_tells_no_default_where_there_is_none(parser: argparse.ArgumentParser) -> None:
+    told = " ".join(parser.format_help().split())
+    assert "(default: 127.0.0.1:7210)" in told
+    assert not any(f"(default: {nothing})" in told for nothing in ("", "None", "False", "[]"))
 
 
 @pytest.mark.parametrize(
