@@ -62,7 +62,7 @@ def _messages(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
         yield "messages", "is empty; send at least one"
         return
     if len(messages) > MAX_MESSAGES:
-        # The rest is not looked at: that takes time too.
+        # The rest is not looked at, here and below: that takes time too.
         yield "messages", f"{len(messages)} messages; allowed are at most {MAX_MESSAGES}"
         return
     for index, message in enumerate(messages):
@@ -93,6 +93,7 @@ def _sampling(sampling: generation_pb2.SamplingParams) -> Iterator[Violation]:
         yield _outside("top_logprobs", sampling.top_logprobs, f"0 to {MAX_LOGPROBS}")
     if len(sampling.stop) > MAX_STOPS:
         yield "sampling.stop", f"{len(sampling.stop)} strings; allowed are at most {MAX_STOPS}"
+        return
     for index, stop in enumerate(sampling.stop):
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             yield f"sampling.stop[{index}]", f"{len(stop)} characters; allowed are 1 to {MAX_STOP_LENGTH}"
@@ -120,6 +121,7 @@ def _wishes(wishes: reasoning_pb2.Wishes) -> Iterator[Violation]:
 def _labels(request: reasoning_pb2.GenerateRequest) -> Iterator[Violation]:
     if len(request.labels) > MAX_LABELS:
         yield "labels", f"{len(request.labels)} labels; allowed are at most {MAX_LABELS}"
+        return
     for key, value in request.labels.items():
         if not key or max(len(key), len(value)) > MAX_LABEL_LENGTH:
             shown = f"{key[:20]!r} has {len(key)} characters and its value {len(value)}"

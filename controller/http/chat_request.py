@@ -21,6 +21,7 @@ from controller.http.fields import (
     Named,
     ObjectFormat,
     Schema,
+    Several,
     Unsupported,
 )
 from curfew.v1 import generation_pb2, reasoning_pb2
@@ -60,7 +61,7 @@ class AssistantTurn(Form):
 
     role: Literal["assistant"]
     content: Content | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Several[Call] | None = None
     function_call: Unsupported = None
     audio: Unsupported = None
 
@@ -113,18 +114,18 @@ class StreamOptions(Form):
 class ChatRequest(Asked):
     """A request."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[Several[Turn], Field(min_length=1)]
     stream_options: StreamOptions | None = None
     max_completion_tokens: Count | None = None
     max_tokens: Count | None = None
     reasoning_effort: Effort | None = None
-    tools: list[ToolForm] | None = None
+    tools: Several[ToolForm] | None = None
     tool_choice: ChoiceWord | Choice | None = None
     response_format: (
         Annotated[FreeFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
     ) = None
     n: Literal[1] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Several[Literal["text"]] | None = None
     verbosity: Literal["medium"] | None = None
 
     logprobs: Unsupported = None

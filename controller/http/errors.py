@@ -25,6 +25,8 @@ class _Kind:
     type: str
 
 
+MOST_FAULTS = 1000
+"""Of a body, that are listed to tell of the first: some 20 ms."""
 _INTERNAL = _Kind(500, "server_error")
 _KINDS = {
     grpc.StatusCode.INVALID_ARGUMENT: _Kind(400, "invalid_request_error"),
@@ -92,6 +94,8 @@ def api_error(error: RpcError, renamed: Renamed = str) -> ApiError:
 
 def malformed(error: ValidationError) -> RpcError:
     """What is wrong with a request that is not of the API's form."""
+    if error.error_count() > MOST_FAULTS:
+        return invalid([("body", f"has {error.error_count()} faults; it is of another form")])
     return invalid(
         (_path(each["loc"]), _told(each["msg"], each["type"])) for each in error.errors(include_url=False)
     )

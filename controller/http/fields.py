@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,6 +34,9 @@ CHOICE = {
 }
 TEXT_PARTS = ("text", "input_text", "output_text")
 
+T = TypeVar("T")
+Several = Annotated[list[T], Field(fail_fast=True)]
+"""A list of which the first wrong entry is told: to tell of a million takes many seconds."""
 ChoiceWord = Literal["auto", "none", "required"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 DeadlineMs = Annotated[float, Field(gt=0, le=MAX_DEADLINE_MS)]
@@ -149,7 +152,7 @@ class Asked(Form):
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: Annotated[list[str], BeforeValidator(_listed)] | None = None
+    stop: Annotated[Several[str], BeforeValidator(_listed)] | None = None
     parallel_tool_calls: bool | None = None
     thinking: Thinking | None = None
     chat_template_kwargs: TemplateOptions | None = None

@@ -21,6 +21,7 @@ from controller.http.fields import (
     Named,
     ObjectFormat,
     Schema,
+    Several,
     Unsupported,
     given,
 )
@@ -138,16 +139,16 @@ Stateless = Annotated[object, AfterValidator(_stateless)]
 class ResponsesRequest(Asked):
     """A request. Nothing of it is stored, whatever `store` says."""
 
-    input: Annotated[list[Item], BeforeValidator(_items), Field(min_length=1)]
+    input: Annotated[Several[Item], BeforeValidator(_items), Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
     reasoning: Annotated[Reasoning, BeforeValidator(given)] = Reasoning()
     text: Annotated[TextOptions, BeforeValidator(given)] = TextOptions()
-    tools: list[ToolForm] | None = None
+    tools: Several[ToolForm] | None = None
     tool_choice: ChoiceWord | Choice | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
-    include: Annotated[list[str], AfterValidator(_includable)] | None = None
+    include: Annotated[Several[str], AfterValidator(_includable)] | None = None
 
     previous_response_id: Stateless = None
     conversation: Stateless = None

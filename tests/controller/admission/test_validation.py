@@ -137,6 +137,20 @@ def test_a_fault_is_named_with_its_value(
     assert violations(faulty) == [(field, description)]
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda r: r.messages.extend([turn(pb.ROLE_USER, "")] * 1024), "messages"),
+        (lambda r: r.sampling.stop.extend([""] * 17), "sampling.stop"),
+        (lambda r: r.labels.update({f"{number}": "x" * 65 for number in range(17)}), "labels"),
+    ],
+)
+def test_of_what_is_too_much_nothing_else_is_told(change: Callable[[Request], None], field: str) -> None:
+    faulty = request()
+    change(faulty)
+    assert [told for told, _ in violations(faulty)] == [field]
+
+
 def test_all_faults_are_named_at_once() -> None:
     faulty = Request(
         messages=[turn(pb.ROLE_USER, "")], sampling=pb.SamplingParams(temperature=3, top_p=2), labels={"": ""}

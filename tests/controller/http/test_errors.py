@@ -70,6 +70,32 @@ async def test_a_body_that_is_no_request_is_told_by_its_field() -> None:
     assert door.worker.requests == []
 
 
+async def test_of_many_faults_in_a_body_few_are_looked_for() -> None:
+    many: list[tuple[str, dict[str, object], str, str]] = [
+        (CHAT, {"messages": [1] * 2000}, "messages[0]", "messages[0]: Input should be an object"),
+        (
+            CHAT,
+            {"messages": [USER], "stop": [1] * 2000},
+            "stop[0]",
+            "stop[0]: Input should be a valid string",
+        ),
+        (RESPONSES, {"input": [1] * 2000}, "input[0]", "input[0]: is no message, function_call, "),
+        (
+            RESPONSES,
+            {"input": "hello", "metadata": {str(number): 1 for number in range(2000)}},
+            "body",
+            "body: has 2000 faults",
+        ),
+    ]
+    async with house() as door:
+        for path, body, param, message in many:
+            response = await door.client.post(path, json={"model": "fake", **body})
+            told = error(response)
+            assert (response.status_code, told["param"]) == (400, param)
+            assert str(told["message"]).startswith(message)
+            assert "more" not in str(told["message"])
+
+
 UNSUPPORTED: list[tuple[str, str, object]] = [
     (CHAT, "n", 2),
     (CHAT, "logit_bias", {"50": 10}),
