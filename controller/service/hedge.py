@@ -23,7 +23,7 @@ async def race(
     """The stream that yields a token first, and what it has yielded; the other is closed.
 
     after_s: that `first` has alone. second: begins another; None when there is no place for one. Raises what
-    ended `first` when neither yields anything: AioRpcError or StreamLostError.
+    ended `first` when neither yields anything: AioRpcError or StreamLostError. Cancelled, it closes both.
     """
     heads = {asyncio.create_task(_head(first)): first}
     winner: Stream | None = None
@@ -45,7 +45,12 @@ async def race(
         for head, stream in losers.items():
             head.cancel()
             stream.close()
-        await asyncio.gather(*losers, return_exceptions=True)
+        try:
+            await asyncio.gather(*losers, return_exceptions=True)
+        except asyncio.CancelledError:
+            if winner is not None:  # whom nobody gets now
+                winner.close()
+            raise
 
 
 async def _head(stream: Stream) -> Responses:

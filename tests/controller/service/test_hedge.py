@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self, cast
 
 import pytest
 
+from controller.fleet.link import GenerateCall, Stream
+from controller.service.hedge import race
 from curfew.v1 import generation_pb2 as pb
-from curfew.v1 import reasoning_pb2
+from curfew.v1 import reasoning_pb2, worker_pb2
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import POLICY, controller
 
@@ -100,3 +103,39 @@ async def test_a_caller_that_leaves_frees_both_workers() -> None:
         for worker in (one, two):
             await asyncio.wait_for(worker.idle.wait(), 10)
     assert one.cancelled == two.cancelled == 1
+
+
+class SlowToLeave:
+    """A call that yields once it is told to, and whose reader takes a while to let go of it."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.letting_go = asyncio.Event()
+        self.closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> worker_pb2.WorkerServiceGenerateResponse:
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.letting_go.set()
+            await asyncio.Event().wait()
+        return worker_pb2.WorkerServiceGenerateResponse(delta=pb.Delta(token_ids=[1]))
+
+    def cancel(self) -> None:
+        self.closed = True
+
+
+async def test_a_caller_that_leaves_while_the_loser_is_closed_frees_the_winner_too() -> None:
+    one, two = SlowToLeave(), SlowToLeave()
+    first, second = (Stream(cast(GenerateCall, call), lambda _: None) for call in (one, two))
+    racing = asyncio.create_task(race(first, 0.0, lambda: second))
+    two.go_on.set()
+    await asyncio.wait_for(one.letting_go.wait(), 10)
+    racing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    assert one.closed
+    assert two.closed
