@@ -81,6 +81,9 @@ class Fleet:
         self._clear()
 
     def _changed(self, worker: Worker) -> None:
+        link = self._links.get(worker.address)
+        if link is None or link.worker is not worker:
+            return  # a last word of one that has left, which the roster would take for a new one
         self._roster.changed(worker)
         available = self._roster.best() is not None
         if available != self._available:
