@@ -46,9 +46,9 @@ class Reception:
             raise RefusedError(ticket)
         future: asyncio.Future[Flight | Refusal] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
-        self._decide(now_s)
-        looked()
         try:
+            self._decide(now_s)
+            looked()
             verdict = await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and isinstance(verdict := future.result(), Flight):
