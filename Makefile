@@ -12,7 +12,7 @@ help: ## Show this list
 setup: $(SETUP) ## Create .venv and install everything, at the versions in constraints.txt
 
 test: setup protos-check lint ## Check everything: contracts, style, types, import arrows, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## Check style, types and import arrows
 	$(BIN)/ruff check
