@@ -139,7 +139,8 @@ async def engine_worker() -> AsyncIterator[str]:
 
 
 async def test_callers_are_served_through_a_controller(fronted: Fronted) -> None:
-    async with Caller(fronted.controller, "key-patient") as caller:
+    # No deadline: on a busy machine that server may take a tenth of a second for a token.
+    async with Caller(fronted.controller, "key-maker") as caller:
         answered = Answered([event async for event in caller.generate(greedy("What is 12 + 37 + 45?"))])
     assert answered.plan.mode == pb.MODE_THINK
     assert answered.text(ANSWER) == "94"
