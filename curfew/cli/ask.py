@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -12,7 +11,18 @@ from google.protobuf.json_format import MessageToDict
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
 from curfew.cli.screen import show
-from curfew.client import Adjustment, Client, Completion, CurfewError, Delta, Event, Plan, Stream
+from curfew.client import (
+    Adjustment,
+    Client,
+    Completion,
+    CurfewError,
+    Delta,
+    Event,
+    Options,
+    Plan,
+    Stream,
+    Tls,
+)
 
 _NAMES: dict[type[Event], str] = {
     Plan: "plan",
@@ -22,27 +32,18 @@ _NAMES: dict[type[Event], str] = {
 }
 
 
+@cli.made_by(key=cli.key_of, options=cli.wishes, tls=cli.tls_of)
 def ask(
+    *,
     question: cli.Question,
-    tenant: cli.Tenant = None,
-    key: cli.Key = None,
+    key: str,
     address: cli.Address = cli.DEFAULT_ADDRESS,
-    system: cli.System = "",
-    deadline: cli.Deadline = None,
-    think: cli.Think = None,
-    budget: cli.MaxReasoning = None,
-    max_answer: cli.MaxAnswer = None,
-    label: cli.Labels = None,
-    json_schema: cli.JsonSchema = None,
+    options: Options,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the answer alone.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each event as a line of JSON, as it comes.")
     ] = False,
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Ask one question and stream what comes.
 
@@ -52,13 +53,10 @@ def ask(
     With --json a line of standard output is one event: {"plan": …}, {"delta": …}, {"adjustment": …} or
     {"completion": …}, in the JSON form of protos/curfew/v1; the last may be {"error": …}.
     """
-    options = cli.wishes(system, deadline, think, budget, max_answer, label, json_schema)
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
-    text = sys.stdin.read() if question == "-" else question
     with (
         ending("ask"),
-        Client(address.split(","), key=api_key, tls=security) as client,
-        client.generate(text, **options) as stream,
+        Client(address.split(","), key=key, tls=tls) as client,
+        client.generate(cli.text_of(question), **options) as stream,
     ):
         if as_json:
             print_json(stream)

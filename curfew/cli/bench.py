@@ -24,7 +24,9 @@ from curfew.load import Arrival, Report, poisson, question, read_trace, run
 from curfew.load.arrivals import spread
 
 
+@cli.made_by(tls=cli.tls_of)
 def bench(
+    *,
     tenant: Annotated[
         list[str] | None,
         typer.Option(help="A tenant of the demo policy: its key is demo-TENANT. Repeatable."),
@@ -64,11 +66,7 @@ def bench(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON; the table goes to standard error.")
     ] = False,
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Put load on a controller and report what came: promises kept, latencies, refusals by reason.
 
@@ -83,7 +81,6 @@ def bench(
     if (rate is None) == (trace is None):
         raise typer.BadParameter("one of --rate and --trace is needed")
     keys = _keys(tenant or [], key or [])
-    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
     random = Random(seed)
     with ending("bench"):
         if rate is not None:
@@ -101,7 +98,7 @@ def bench(
 
         console = Console(stderr=as_json, highlight=False)
         report, elapsed_s = asyncio.run(
-            _measure(arrivals, ask, wishes, keys, address.split(","), security, console)
+            _measure(arrivals, ask, wishes, keys, address.split(","), tls, console)
         )
     console.print(report.table(elapsed_s, len(arrivals)))
     if as_json:

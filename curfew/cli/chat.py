@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
 from curfew.cli.screen import show
-from curfew.client import Client, CurfewError, Message, Options, Role
+from curfew.client import Client, CurfewError, Message, Options, Role, Tls
 
 HELP = """\
 /reset            forget the conversation
@@ -18,29 +18,22 @@ HELP = """\
 /quit             end, as does Ctrl-D. Ctrl-C cancels the answer that is being written."""
 
 
+@cli.made_by(key=cli.key_of, options=cli.wishes, tls=cli.tls_of)
 def chat(
-    tenant: cli.Tenant = None,
-    key: cli.Key = None,
+    *,
+    key: str,
     address: cli.Address = cli.DEFAULT_ADDRESS,
-    system: cli.System = "",
-    deadline: cli.Deadline = None,
-    think: cli.Think = None,
-    label: cli.Labels = None,
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    options: Options,
+    tls: Tls | None,
 ) -> None:
     """Converse: each line is a turn, and what was said before is kept. /help tells the commands.
 
     Ctrl-C cancels the answer that is being written, and only that; its turn is forgotten.
     """
-    conversation = Conversation(cli.wishes(system, deadline, think, labels=label))
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
+    conversation = Conversation(options)
     if sys.stdin.isatty():
         import readline  # noqa: F401  # lets lines be edited and called back
-    with ending("chat"), Client(address.split(","), key=api_key, tls=security) as client:
+    with ending("chat"), Client(address.split(","), key=key, tls=tls) as client:
         converse(client, conversation, _read_line)
 
 
@@ -101,13 +94,13 @@ def _answer(client: Client, conversation: Conversation, line: str) -> None:
     try:
         with client.generate(turns, **conversation.options) as stream:
             show(stream)
-            answer = stream.reply().answer
+            turn = stream.reply().turn
     except KeyboardInterrupt:
         _say("cancelled")
     except CurfewError as error:
         _say(str(error))
     else:
-        conversation.turns = [*turns, Message(Role.ASSISTANT, answer)]
+        conversation.turns = [*turns, turn]
 
 
 def _read_line() -> str:

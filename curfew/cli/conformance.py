@@ -72,6 +72,8 @@ def conformance(
     except (TargetError, RefusedError, OSError) as error:
         print(f"curfew conformance: {error}", file=sys.stderr)
         raise typer.Exit(6) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     except ImportError as error:
         print(f"curfew conformance: {error}; pip install httpx", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -100,10 +102,11 @@ async def _run(
         return await Suite(target, question, concurrency).run(CHECKS, note)
 
     scheme, _, rest = url.partition("://")
-    key = key if tenant is None else f"demo-{tenant}"
     match scheme:
         case "http" | "https":
-            async with HttpTarget(url, DIALECTS[dialect], model=model, key=key) as http:
+            async with HttpTarget(
+                url, DIALECTS[dialect], model=model, key=cli.key_if_given(tenant, key)
+            ) as http:
                 return await check(http)
         case "grpc":
             async with CallerTarget(rest, cli.key_of(tenant, key)) as caller:

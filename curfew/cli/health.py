@@ -11,13 +11,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
+from curfew.client import Tls
 from curfew.client.connection import Connection
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING, _UNREACHABLE = 1, 2
 
 
+@cli.made_by(tls=cli.tls_of)
 def health(
+    *,
     address: Annotated[str, typer.Argument(help="The service, HOST:PORT.")] = cli.DEFAULT_ADDRESS,
     service: Annotated[
         list[str] | None,
@@ -29,11 +32,7 @@ def health(
     timeout: Annotated[
         float, typer.Option(parser=cli.duration, metavar="DURATION", help="When it is given up.")
     ] = "2s",  # type: ignore[assignment]  # it is parsed
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Tell whether a worker or controller serves, as grpc.health.v1 says. No key is needed.
 
@@ -43,7 +42,7 @@ def health(
     Exits with 0 when it serves, 1 when it does not, 2 when nobody answers.
     """
     with ending("health"):
-        connection = Connection(address, "", cli.tls_of(tls, ca, cert, cert_key, server_name))
+        connection = Connection(address, "", tls)
     serves = True
     with connection.open(address) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stub has it

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from curfew.cli import options as cli
-from curfew.client import AsyncClient
+from curfew.client import AsyncClient, Tls
 from curfew.rpc.addresses import is_loopback
 
 
@@ -21,7 +21,9 @@ class Transport(Enum):
     HTTP = "http"
 
 
+@cli.made_by(tls=cli.tls_of)
 def mcp(
+    *,
     tenant: cli.Tenant = None,
     key: cli.Key = None,
     address: cli.Address = cli.DEFAULT_ADDRESS,
@@ -33,11 +35,7 @@ def mcp(
         bool,
         typer.Option("--insecure", help="Let others reach --listen; something else must encrypt."),
     ] = False,
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Offer agents a tool that thinks no longer than they can wait (Model Context Protocol).
 
@@ -45,14 +43,13 @@ def mcp(
     server's own is then only for agents of this machine.
     """
     over_http = transport is Transport.HTTP
-    own = None if over_http and tenant is None and key is None else cli.key_of(tenant, key)
+    own = cli.key_if_given(tenant, key) if over_http else cli.key_of(tenant, key)
     if over_http and not is_loopback(listen):
         elsewhere = f"--listen {listen} can be reached from elsewhere"
         if own is not None:
             raise typer.BadParameter(f"{elsewhere}: leave out the key, so that agents bring theirs")
         if not insecure:
             raise typer.BadParameter(f"{elsewhere}, with keys and questions in clear: give --insecure")
-    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
     try:
         from curfew.mcp.clients import Clients
         from curfew.mcp.server import PATH, serve_http, serve_stdio
@@ -60,7 +57,7 @@ def mcp(
         print(f"curfew mcp: needs {error.name}: pip install 'curfew[mcp]'", file=sys.stderr)
         raise typer.Exit(2) from None
 
-    clients = Clients(lambda each: AsyncClient(address.split(","), key=each, tls=security), own)
+    clients = Clients(lambda each: AsyncClient(address.split(","), key=each, tls=tls), own)
     try:
         if over_http:
             asyncio.run(

@@ -1,14 +1,18 @@
-"""What the commands that ask have in common: the options, and what becomes of them."""
+"""What commands have in common: the options, and what becomes of them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from curfew.client import Mode, Options, Tls
+from curfew.client import Effort, Mode, Options, Tls
 from curfew.rpc.tools import NotAnObjectError, parse_object
 
 DEFAULT_ADDRESS = "127.0.0.1:7200"
@@ -62,6 +66,20 @@ MaxReasoning = Annotated[
     int | None, typer.Option("--budget", min=0, help="At most so many reasoning tokens.")
 ]
 MaxAnswer = Annotated[int | None, typer.Option("--max-answer", min=1, help="At most so many answer tokens.")]
+MaxOutput = Annotated[
+    int | None,
+    typer.Option(
+        "--max-output-tokens",
+        min=1,
+        help="At most so many tokens in all. The answer's are taken first: reasoning has what is left.",
+    ),
+]
+EffortWord = Annotated[
+    Literal["none", "minimal", "low", "medium", "high"] | None,
+    typer.Option(
+        "--effort", help="At most how much of the reasoning that the policy allows. Default: high, all of it."
+    ),
+]
 JsonSchema = Annotated[
     Path | None,
     typer.Option(
@@ -74,17 +92,53 @@ Labels = Annotated[
 ]
 
 
-def key_of(tenant: str | None, key: str | None) -> str:
+def made_by(**makers: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with arguments that are each made from several options. makers: functions whose parameters
+    are these options, by the argument that each returns.
+    """
+
+    def of(command: Callable[..., None]) -> Callable[..., None]:
+        options = {name: inspect.signature(maker, eval_str=True).parameters for name, maker in makers.items()}
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, own in inspect.signature(command, eval_str=True).parameters.items()
+            for parameter in (options[name].values() if name in options else [own])
+        ]
+
+        @functools.wraps(command)
+        def run(**given: object) -> None:
+            made = {
+                name: maker(**{option: given.pop(option) for option in options[name]})
+                for name, maker in makers.items()
+            }
+            command(**given, **made)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return of
+
+
+def key_of(tenant: Tenant = None, key: Key = None) -> str:
     """The key to call with. Raises typer.BadParameter."""
-    if tenant is not None:
-        return f"demo-{tenant}"
-    if key is None:
+    given = key_if_given(tenant, key)
+    if given is None:
         raise typer.BadParameter("--tenant, --key or CURFEW_KEY is needed")
-    return key
+    return given
+
+
+def key_if_given(tenant: str | None, key: str | None) -> str | None:
+    """The key to call with, where one is not always needed."""
+    return key if tenant is None else f"demo-{tenant}"
 
 
 def tls_of(
-    use: bool, ca: Path | None, cert: Path | None, cert_key: Path | None, server_name: str
+    use: UseTls = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    server_name: ServerName = "",
 ) -> Tls | None:
     """How to encrypt, if at all. Raises typer.BadParameter."""
     if not (use or ca or cert or cert_key or server_name):
@@ -96,13 +150,15 @@ def tls_of(
 
 
 def wishes(
-    system: str = "",
-    deadline: float | None = None,
-    think: bool | None = None,
-    max_reasoning: int | None = None,
-    max_answer: int | None = None,
-    labels: list[str] | None = None,
-    json_schema: Path | None = None,
+    system: System = "",
+    deadline: Deadline = None,
+    think: Think = None,
+    effort: EffortWord = None,
+    max_reasoning: MaxReasoning = None,
+    max_answer: MaxAnswer = None,
+    max_output: MaxOutput = None,
+    labels: Labels = None,
+    json_schema: JsonSchema = None,
 ) -> Options:
     """The options of a request. Raises typer.BadParameter."""
     options = Options()
@@ -112,10 +168,14 @@ def wishes(
         options["deadline_s"] = deadline
     if think is not None:
         options["mode"] = MODES[think]
+    if effort is not None:
+        options["effort"] = Effort[effort.upper()]
     if max_reasoning is not None:
         options["max_reasoning_tokens"] = max_reasoning
     if max_answer is not None:
         options["max_answer_tokens"] = max_answer
+    if max_output is not None:
+        options["max_output_tokens"] = max_output
     if labels:
         if not all("=" in label for label in labels):
             raise typer.BadParameter("a label is NAME=VALUE")
@@ -123,6 +183,11 @@ def wishes(
     if json_schema is not None:
         options["json_schema"] = _schema(json_schema)
     return options
+
+
+def text_of(question: str) -> str:
+    """What is asked: the argument, or standard input for `-`."""
+    return sys.stdin.read() if question == "-" else question
 
 
 def _schema(path: Path) -> dict[str, object]:

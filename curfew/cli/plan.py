@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -13,36 +12,25 @@ from rich.table import Table
 
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
-from curfew.client import Client, Plan
+from curfew.client import Client, Options, Plan, Tls
 from curfew.show import mode, spoken
 
 
+@cli.made_by(key=cli.key_of, options=cli.wishes, tls=cli.tls_of)
 def plan(
+    *,
     question: cli.Question,
-    tenant: cli.Tenant = None,
-    key: cli.Key = None,
+    key: str,
     address: cli.Address = cli.DEFAULT_ADDRESS,
-    system: cli.System = "",
-    deadline: cli.Deadline = None,
-    think: cli.Think = None,
-    budget: cli.MaxReasoning = None,
-    max_answer: cli.MaxAnswer = None,
-    label: cli.Labels = None,
+    options: Options,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan in the JSON form of protos/curfew/v1.")
     ] = False,
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Tell what would be decided for a question now, and why. Nothing is run."""
-    options = cli.wishes(system, deadline, think, budget, max_answer, label)
-    api_key, security = cli.key_of(tenant, key), cli.tls_of(tls, ca, cert, cert_key, server_name)
-    text = sys.stdin.read() if question == "-" else question
-    with ending("plan"), Client(address.split(","), key=api_key, tls=security) as client:
-        decided = client.plan(text, **options)
+    with ending("plan"), Client(address.split(","), key=key, tls=tls) as client:
+        decided = client.plan(cli.text_of(question), **options)
     if as_json:
         content = MessageToDict(
             decided.raw, preserving_proto_field_name=True, always_print_fields_with_no_presence=True

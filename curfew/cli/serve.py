@@ -8,6 +8,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from curfew.cli.options import DEFAULT_ADDRESS
 from curfew.processes import Service, start_service
 
 
@@ -48,7 +49,8 @@ async def serve_until_told(
             print(f"admin       {controller.addresses['admin']}")
             if "http" in controller.addresses:
                 print(f"http        http://{controller.addresses['http']}/v1")
-            print('ready: curfew ask --tenant support "What is 12 + 37 + 45?"', flush=True)
+            where = "" if listen == DEFAULT_ADDRESS else f"--address {controller.addresses['listen']} "
+            print(f'ready: curfew ask {where}--tenant support "What is 12 + 37 + 45?"', flush=True)
             failed = True
             ended = await _first_to_end(worker, controller)
             print(f"curfew serve: the {ended.name} ended by itself", file=sys.stderr)

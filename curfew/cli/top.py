@@ -21,6 +21,7 @@ from rich.text import Text
 
 from curfew.cli import options as cli
 from curfew.cli.exits import ending
+from curfew.client import Tls
 from curfew.client.connection import Connection, Metadata
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
@@ -72,7 +73,9 @@ class Snapshot:
         )
 
 
+@cli.made_by(tls=cli.tls_of)
 def top(
+    *,
     admin: Annotated[
         str, typer.Option(envvar="CURFEW_ADMIN", metavar="HOST:PORT", help="The controller, for operators.")
     ] = "127.0.0.1:7201",
@@ -82,19 +85,14 @@ def top(
     key: Annotated[
         str, typer.Option(envvar="CURFEW_ADMIN_KEY", help="An operator's key, where one is needed.")
     ] = "",
-    tls: cli.UseTls = False,
-    ca: cli.Ca = None,
-    cert: cli.Cert = None,
-    cert_key: cli.CertKey = None,
-    server_name: cli.ServerName = "",
+    tls: Tls | None,
 ) -> None:
     """Watch how tenants and workers stand, until Ctrl-C.
 
     Exits with 4 when it is not let in, 6 when the controller cannot be reached.
     """
-    security = cli.tls_of(tls, ca, cert, cert_key, server_name)
     with ending("top"):
-        connection = Connection(admin, key, security)
+        connection = Connection(admin, key, tls)
     with connection.open(admin) as channel:
         stub = admin_pb2_grpc.AdminServiceStub(channel)
 

@@ -6,13 +6,10 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from curfew.conformance.target import Ask, RefusedError, Seen, TargetError
 from curfew.dialects import Dialect, Json
-
-if TYPE_CHECKING:
-    pass
 
 _CLOSING_TOKENS = 32
 _MOST_REASONING = 1024
@@ -130,7 +127,8 @@ class HttpTarget:
             response = await self._client.get(f"{self._url}/models")
         except self._errors as error:
             raise TargetError(f"{type(error).__name__}: {error}") from None
-        listed = _object(response.text).get("data") if response.is_success else None
+        _check(response.status_code, response.text)
+        listed = _object(response.text).get("data")
         if isinstance(listed, list) and listed and isinstance(listed[0], dict):
             return _text(listed[0].get("id"))
         raise TargetError(f"{self._url}/models lists no model; --model names one")
