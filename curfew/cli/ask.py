@@ -55,7 +55,7 @@ def ask(
     """
     with (
         ending("ask"),
-        Client(address.split(","), key=key, tls=tls) as client,
+        Client(cli.hosts(address), key=key, tls=tls) as client,
         client.generate(cli.text_of(question), **options) as stream,
     ):
         if as_json:

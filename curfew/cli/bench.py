@@ -98,7 +98,7 @@ def bench(
 
         console = Console(stderr=as_json, highlight=False)
         report, elapsed_s = asyncio.run(
-            _measure(arrivals, ask, wishes, keys, address.split(","), tls, console)
+            _measure(arrivals, ask, wishes, keys, cli.hosts(address), tls, console)
         )
     console.print(report.table(elapsed_s, len(arrivals)))
     if as_json:

@@ -33,7 +33,7 @@ def chat(
     conversation = Conversation(options)
     if sys.stdin.isatty():
         import readline  # noqa: F401  # lets lines be edited and called back
-    with ending("chat"), Client(address.split(","), key=key, tls=tls) as client:
+    with ending("chat"), Client(cli.hosts(address), key=key, tls=tls) as client:
         converse(client, conversation, _read_line)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from curfew.cli.ask import ask
@@ -15,12 +18,29 @@ from curfew.cli.plan import plan
 from curfew.cli.services import PASS_ON, controller, policy, serve, worker
 from curfew.cli.top import top
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"curfew {version('curfew')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="curfew",
-    help="The best answer that fits the deadline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def curfew(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print it and end.")
+    ] = False,
+) -> None:
+    """The best answer that fits the deadline."""
+
+
 app.command(epilog=EXITS)(ask)
 app.command(epilog=EXITS)(chat)
 app.command(epilog=EXITS)(plan)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from curfew.cli import options as cli
+from curfew.cli.exits import ending
 from curfew.client import AsyncClient, Tls
 from curfew.rpc.addresses import is_loopback
 
@@ -57,16 +58,11 @@ def mcp(
         print(f"curfew mcp: needs {error.name}: pip install 'curfew[mcp]'", file=sys.stderr)
         raise typer.Exit(2) from None
 
-    clients = Clients(lambda each: AsyncClient(address.split(","), key=each, tls=tls), own)
-    try:
+    with ending("mcp"):
+        clients = Clients(lambda each: AsyncClient(cli.hosts(address), key=each, tls=tls), own)
         if over_http:
             asyncio.run(
                 serve_http(clients, listen, lambda bound: print(f"ready: http://{bound}{PATH}", flush=True))
             )
         else:
             asyncio.run(serve_stdio(clients))
-    except OSError as error:
-        print(f"curfew mcp: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None

@@ -185,6 +185,11 @@ def wishes(
     return options
 
 
+def hosts(address: str) -> list[str]:
+    """The addresses that --address names."""
+    return [each.strip() for each in address.split(",")]
+
+
 def text_of(question: str) -> str:
     """What is asked: the argument, or standard input for `-`."""
     return sys.stdin.read() if question == "-" else question

@@ -29,7 +29,7 @@ def plan(
     tls: Tls | None,
 ) -> None:
     """Tell what would be decided for a question now, and why. Nothing is run."""
-    with ending("plan"), Client(address.split(","), key=key, tls=tls) as client:
+    with ending("plan"), Client(cli.hosts(address), key=key, tls=tls) as client:
         decided = client.plan(cli.text_of(question), **options)
     if as_json:
         content = MessageToDict(

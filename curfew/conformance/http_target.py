@@ -44,7 +44,11 @@ class HttpTarget:
 
     async def __aenter__(self) -> Self:
         if self._model is None:
-            self._model = await self._first_model()
+            try:
+                self._model = await self._first_model()
+            except BaseException:
+                await self._client.aclose()
+                raise
         return self
 
     async def __aexit__(

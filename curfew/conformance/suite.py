@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from curfew.conformance.target import Ask, RefusedError, Seen, Target, TargetError
 
@@ -40,6 +41,7 @@ class Result:
 
 
 Found = tuple[Verdict, str]
+T = TypeVar("T")
 
 
 class Suite:
@@ -100,8 +102,20 @@ class Suite:
         self, budgets: Sequence[int], *, streamed: bool = True, together: bool = False
     ) -> list[Seen]:
         """Asks with each budget."""
-        asks = [self.ask(budget, streamed=streamed) for budget in budgets]
-        return list(await asyncio.gather(*asks)) if together else [await ask for ask in asks]
+        if together:
+            return await at_once([self.ask(budget, streamed=streamed) for budget in budgets])
+        return [await self.ask(budget, streamed=streamed) for budget in budgets]
+
+
+async def at_once(asks: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """What all of them return. Where one raises, the others are cancelled: the next check begins alone."""
+    tasks = [asyncio.ensure_future(ask) for ask in asks]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 Check = Callable[[Suite], Awaitable[Found]]
@@ -258,7 +272,7 @@ async def cancellation(suite: Suite) -> Found:
     await suite.ask(None)
     long_s = suite.clock() - begun_s
     ask = Ask(suite.question, None)
-    await asyncio.gather(*(suite.target.leave(ask) for _ in range(suite.concurrency)))
+    await at_once([suite.target.leave(ask) for _ in range(suite.concurrency)])
     after_s = await timed()
     said = (
         f"{after_s:.2f} s after {suite.concurrency} were left, {idle_s:.2f} s when idle;"

@@ -94,7 +94,7 @@ class Report:
         """For people. due: how many requests there are in all."""
         late = ""
         if self.all.late:
-            late = f"; {self.all.late} were sent late, by up to {spoken(self.all.most_late_s)}"
+            late = f"; {self.all.late} sent late, by up to {spoken(self.all.most_late_s)}"
         table = Table(
             title=f"{self.all.ended} of {due} requests in {spoken(elapsed_s)}{late}",
             title_justify="left",

@@ -46,6 +46,8 @@ def listening(address: str) -> socket.socket:
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
         return socket.create_server((host.strip("[]"), int(port)), family=family)
+    except (ValueError, OverflowError):
+        raise OSError(f"cannot listen on {address}: it is not HOST:PORT") from None
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from None
 

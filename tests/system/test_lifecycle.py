@@ -258,6 +258,8 @@ async def test_an_address_in_use_is_told_in_a_line() -> None:
             ("controller", "--policy", str(ROOT / "pyproject.toml"), "--worker", "127.0.0.1:1"),
             "pyproject.toml:2:1",
         ),
+        (("mcp", "--key", "é"), "visible ASCII"),
+        (("mcp", "--transport", "http", "--listen", "127.0.0.1:99999"), "is not HOST:PORT"),
     ],
 )
 async def test_what_cannot_start_says_why_in_a_line_and_exits_with_2(
@@ -282,6 +284,8 @@ async def test_what_cannot_start_says_why_in_a_line_and_exits_with_2(
         ("serve",),
         ("health",),
         ("mcp",),
+        ("top",),
+        ("conformance",),
     ],
 )
 async def test_every_command_explains_itself(command: tuple[str, ...]) -> None:

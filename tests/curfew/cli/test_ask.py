@@ -75,6 +75,12 @@ def test_a_wrong_wish_is_told_and_nothing_is_asked(command: str, wish: list[str]
         assert not servicer.calls
 
 
+def test_of_several_addresses_one_that_answers_is_asked(command: str) -> None:
+    with serving() as (servicer, address):
+        assert invoke(command, f"127.0.0.1:1, {address}").exit_code == 0
+        assert len(servicer.calls) == 1
+
+
 def test_a_key_is_needed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CURFEW_KEY", raising=False)
     question = [] if command == "chat" else ["q"]

@@ -41,6 +41,8 @@ def test_nobody_there_and_a_wrong_command_line_say_so() -> None:
         (["--target", "ftp://x"], "ftp://x"),
         (["--target", "http://x", "--dialect", "latin"], "latin"),
         (["--target", "grpc://127.0.0.1:1"], "CURFEW_KEY"),
+        (["--target", "grpc://127.0.0.1:1", "--key", "é"], "visible ASCII"),
+        (["--target", "grpc://", "--key", "k"], "address is empty"),
     ]:
         wrong = RUNNER.invoke(app, ["conformance", *arguments])
         assert wrong.exit_code == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from curfew.conformance import CHECKS, HttpTarget, Result, Suite, TargetError, Verdict
+from curfew.conformance.suite import at_once
 from curfew.dialects import DIALECTS
 from tests.openai_server import Script, serving
 
@@ -75,6 +78,31 @@ async def test_nobody_there_is_an_error_not_a_verdict() -> None:
     async with target:
         with pytest.raises(TargetError):
             await Suite(target, "why?", 1).run(CHECKS, lambda _: None)
+
+
+async def test_a_server_that_does_not_tell_its_models_is_quoted() -> None:
+    with serving() as server, pytest.raises(TargetError, match="HTTP 404: Not Found"):
+        async with HttpTarget(f"{server.url}/elsewhere", DIALECTS["vllm"], model=None, key=None):
+            pass
+
+
+async def test_where_one_of_many_fails_the_others_end() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def waits() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fails() -> None:
+        await begun.wait()
+        raise TargetError("no")
+
+    with pytest.raises(TargetError):
+        await at_once([waits(), fails()])
+    assert ended.is_set()
 
 
 def test_every_check_is_named_once_and_has_a_leak_that_it_fails_on() -> None:
