@@ -178,6 +178,8 @@ class Generation:
                 self._lose(flight.worker, "it ended a stream without completing it")
                 error = self._lost()
         except grpc.aio.AioRpcError as failure:
+            if failure.code() is grpc.StatusCode.INTERNAL:
+                self._fleet.outliers.failed(flight.worker, self._clock())
             error = caller_error(failure, flight.worker.address, self._delivered_tokens)
             if _is_lost(error):
                 self._lose(flight.worker, f"{failure.code().name}: {failure.details()}")

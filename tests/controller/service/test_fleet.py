@@ -6,6 +6,8 @@ import grpc
 from google.rpc import error_details_pb2 as details
 
 from controller import wire
+from controller.fleet.outliers import FAILURES
+from curfew.rpc.errors import RpcError
 from curfew.v1 import reasoning_pb2
 from tests.controller.fake_worker import FakeWorker, Script
 from tests.controller.service.harness import Door, ask, controller, detail, key
@@ -59,6 +61,19 @@ async def test_a_worker_that_comes_back_is_used_again() -> None:
             async with FakeWorker(port=number):
                 await door.becomes(serving=True)
                 assert (await door.generate("analyst")).error is None
+
+
+async def test_a_worker_that_fails_requests_in_a_row_gets_no_more_for_a_while() -> None:
+    failure = RpcError(grpc.StatusCode.INTERNAL, "out of memory")
+    async with (
+        FakeWorker(Script(refuse_with=failure)) as ill,
+        FakeWorker() as well,
+        controller([ill.address, well.address]) as door,
+    ):
+        while len(ill.requests) < FAILURES:
+            await door.generate("analyst")
+        plans = [(await door.generate("analyst")).plan for _ in range(5)]
+    assert {plan.worker for plan in plans} == {well.address}
 
 
 async def test_requests_go_where_they_start_first() -> None:
