@@ -300,18 +300,20 @@ class Generation:
         self._delivered_tokens = self._attempt.output_tokens = usage.output_tokens
 
     async def _adjust(self, adjustment: Adjustment, outbox: Outbox) -> None:
-        flight = self._flight
+        flight, attempt_id = self._flight, self._attempt_id
         until_s, reason_for_s = adjustment.reason_until_s, None
         if until_s is not None:
             reason_for_s = max(0.0, until_s - (self._clock() - flight.placement.receipt_s))
         try:
             in_force = await self._fleet.link(flight.worker).adjust(
-                self._attempt_id, reason_for_s, adjustment.reasoning_tokens
+                attempt_id, reason_for_s, adjustment.reasoning_tokens
             )
         except grpc.aio.AioRpcError as failure:
             # It has just ended, or goes on as planned.
             log.debug("request %s was not adjusted: %s", self._request_id, failure.details())
             return
+        if flight.ended or attempt_id != self._attempt_id:
+            return  # it was completed meanwhile, or goes on where nothing was adjusted
         if adjustment.reasoning_tokens is not None:
             # More than asked for, where so many were used meanwhile.
             adjustment = replace(adjustment, reasoning_tokens=in_force)

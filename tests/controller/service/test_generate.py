@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from google.rpc import error_details_pb2 as details
 from controller import wire
 from curfew.rpc.errors import RpcError, retry_after
 from curfew.v1 import admin_pb2, generation_pb2, reasoning_pb2, worker_pb2
-from tests.controller.fake_worker import FakeWorker, Script
+from tests.controller.fake_worker import AdjustContext, FakeWorker, GenerateContext, Response, Script
 from tests.controller.service.harness import POLICY, Door, ask, controller, detail, key
 
 REASONING, FORCED, ANSWER = (
@@ -359,12 +360,14 @@ async def test_many_callers_at_once_are_all_answered() -> None:
     assert counted.reasoning_tokens == 300
 
 
+SLOWS_DOWN = Script(reasoning=190, step_s=0.001, slow_step_s=0.006)
+LONG = POLICY.replace(
+    "{deadline: 600ms}\n    budget: {max: 40}", "{deadline: 700ms}\n    budget: {max: 190, answer: 60}"
+)
+
+
 async def test_a_worker_that_slows_down_ends_its_reasoning_earlier_and_the_caller_is_told() -> None:
-    script = Script(reasoning=190, step_s=0.001, slow_step_s=0.006)
-    policy = POLICY.replace(
-        "{deadline: 600ms}\n    budget: {max: 40}", "{deadline: 700ms}\n    budget: {max: 190, answer: 60}"
-    )
-    async with FakeWorker(script) as worker, controller([worker.address], policy) as door:
+    async with FakeWorker(SLOWS_DOWN) as worker, controller([worker.address], LONG) as door:
         answer = await door.generate("support")
     adjustments = [event.adjustment for event in answer.events if event.HasField("adjustment")]
     assert answer.completion.adjustments == len(adjustments) == len(worker.adjusted) >= 1
@@ -374,6 +377,38 @@ async def test_a_worker_that_slows_down_ends_its_reasoning_earlier_and_the_calle
     assert "reasoning ends earlier" in adjustments[0].why
     assert {request.request_id for request in worker.adjusted} == {answer.plan.request_id}
     assert answer.text(ANSWER) == "it is 42"
+
+
+class AdjustsLate(FakeWorker):
+    """Answers an adjustment only when the request is complete, and ends the request's stream after that."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(script)
+        self._complete, self._answered = asyncio.Event(), asyncio.Event()
+
+    async def Generate(
+        self, request: worker_pb2.WorkerServiceGenerateRequest, context: GenerateContext
+    ) -> AsyncGenerator[Response, None]:
+        async for response in super().Generate(request, context):
+            yield response
+        self._complete.set()
+        await self._answered.wait()
+
+    async def AdjustBudget(
+        self, request: worker_pb2.AdjustBudgetRequest, context: AdjustContext
+    ) -> worker_pb2.AdjustBudgetResponse:
+        context.add_done_callback(lambda _: self._answered.set())  # type: ignore[arg-type]
+        answer = await super().AdjustBudget(request, context)
+        await self._complete.wait()
+        return answer
+
+
+async def test_an_adjustment_that_comes_too_late_is_not_told_after_the_accounting() -> None:
+    async with AdjustsLate(SLOWS_DOWN) as worker, controller([worker.address], LONG) as door:
+        answer = await door.generate("support")
+    assert len(worker.adjusted) == 1
+    assert answer.events[-1].HasField("completion")
+    assert answer.completion.adjustments == 0
 
 
 async def test_tools_and_the_answers_form_are_the_workers_to_take() -> None:
