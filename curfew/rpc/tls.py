@@ -126,13 +126,6 @@ class Dialler:
         return grpc.aio.secure_channel(address, self._credentials, options=self._options)
 
 
-def open_channel(
-    address: str, tls: Tls | None, options: Sequence[tuple[str, str | int]] = ()
-) -> grpc.aio.Channel:
-    """A channel to HOST:PORT. Raises OSError and ValueError, as `Tls.credentials` does."""
-    return Dialler(tls, options).open(address)
-
-
 def add_server_options(
     parser: argparse.ArgumentParser, prefix: str, callers: str, without: str = "no encryption"
 ) -> None:

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from curfew.client import AsyncClient, InvalidRequest, Tls, Unauthenticated
 from curfew.processes import Service, start_service
-from curfew.rpc.tls import open_channel
+from curfew.rpc.tls import Dialler
 from curfew.v1 import worker_pb2
 from curfew.v1.worker_pb2_grpc import WorkerServiceStub
 from tests.certificates import Authority, Identity
@@ -99,7 +99,7 @@ def shown(identity: Identity) -> tuple[str, ...]:
 
 async def serving(system: Secured) -> None:
     """Returns once the controller has a worker."""
-    async with open_channel(system.controller.addresses["listen"], system.tls) as channel:
+    async with Dialler(system.tls).open(system.controller.addresses["listen"]) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         try:
@@ -145,11 +145,11 @@ async def test_a_worker_answers_controllers_alone_and_tells_its_models_terms(
         (system.caller, grpc.StatusCode.PERMISSION_DENIED),
         (impostor, grpc.StatusCode.UNAVAILABLE),
     ):
-        async with open_channel(system.at_worker, Tls(ca, who.cert, who.key)) as channel:
+        async with Dialler(Tls(ca, who.cert, who.key)).open(system.at_worker) as channel:
             call = WorkerServiceStub(channel).DescribeWorker(request, timeout=20)
             assert await call.code() is code
     ours = Tls(ca, ca.with_name("controller.internal.crt"), ca.with_name("controller.internal.key"))
-    async with open_channel(system.at_worker, ours) as channel:
+    async with Dialler(ours).open(system.at_worker) as channel:
         told = await WorkerServiceStub(channel).DescribeWorker(request, timeout=20)
     assert told.licence.name == "Apache-2.0"
     # Health is for everybody whose certificate is known: a probe shows the worker's own.

@@ -26,7 +26,7 @@ from controller.service.membership import Sources
 from controller.service.security import add_security_options, read_security
 from controller.service.server import Addresses, Controller
 from curfew.rpc.access import check_names
-from curfew.rpc.tls import ServerTls, Tls, open_channel
+from curfew.rpc.tls import Dialler, ServerTls, Tls
 from curfew.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -87,7 +87,7 @@ async def ending(call: grpc.aio.Call) -> grpc.StatusCode:
 
 async def operates(address: str, tls: Tls | None = None, secret: str | None = None) -> grpc.StatusCode:
     """How an operator's call ends."""
-    async with open_channel(address, tls, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with Dialler(tls, [("grpc.use_local_subchannel_pool", 1)]).open(address) as channel:
         metadata = None if secret is None else (("authorization", f"Bearer {secret}"),)
         try:
             await admin_pb2_grpc.AdminServiceStub(channel).GetStatus(
@@ -115,7 +115,7 @@ async def test_every_hop_can_be_encrypted_with_both_sides_known(authority: Autho
         arguments = (*ours, "--tls-client-ca", authority.ca, *to_worker, *as_us)
         async with (
             controller(*arguments, workers=(worker.address,)) as addresses,
-            open_channel(addresses.listen, shown(caller)) as channel,
+            Dialler(shown(caller)).open(addresses.listen) as channel,
         ):
             generate = reasoning_pb2_grpc.ReasoningServiceStub(channel).Generate
             call = generate(ask(), metadata=key("analyst"), timeout=20)
@@ -180,7 +180,7 @@ async def test_operators_are_known_by_their_certificate(authority: Authority, tm
 
 async def announces(address: str, tls: Tls | None = None, secret: str | None = None) -> grpc.StatusCode:
     """How a worker's announcement ends."""
-    async with open_channel(address, tls, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with Dialler(tls, [("grpc.use_local_subchannel_pool", 1)]).open(address) as channel:
         metadata = None if secret is None else (("authorization", f"Bearer {secret}"),)
         request = registry_pb2.AnnounceRequest(address="127.0.0.1:1", instance="i", model="m", slots=1)
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
@@ -218,7 +218,7 @@ async def test_only_operators_see_who_is_connected(tmp_path: Path) -> None:
     keys.write_text("secret\n")
 
     async def looks(address: str, secret: str) -> grpc.StatusCode:
-        async with open_channel(address, None) as channel:
+        async with Dialler(None).open(address) as channel:
             call = channelz_pb2_grpc.ChannelzStub(channel).GetServers  # type: ignore[arg-type]  # the stub
             try:
                 await call(
@@ -273,7 +273,7 @@ def test_a_door_that_something_else_protects_may_stand_open() -> None:
 
 async def called(address: str, credential: str) -> grpc.StatusCode:
     """How a caller's request ends, without a worker: known callers are told that there is none."""
-    async with open_channel(address, None) as channel:
+    async with Dialler(None).open(address) as channel:
         call = reasoning_pb2_grpc.ReasoningServiceStub(channel).Plan(
             reasoning_pb2.PlanRequest(request=ask()),
             metadata=(("authorization", f"Bearer {credential}"),),

@@ -21,7 +21,6 @@ from curfew.rpc.tls import (
     add_client_options,
     add_server_options,
     client_tls,
-    open_channel,
     server_tls,
 )
 from tests.certificates import Authority, Identity
@@ -49,7 +48,7 @@ async def status(address: str, tls: Tls | None) -> grpc.StatusCode:
     """How one call over a connection of its own ends."""
     # Not shared with the connection of another call.
     options = (("grpc.use_local_subchannel_pool", 1),)
-    return await answer(open_channel(address, tls, options))
+    return await answer(Dialler(tls, options).open(address))
 
 
 async def answer(opened: grpc.aio.Channel) -> grpc.StatusCode:
