@@ -416,8 +416,13 @@ class Engine:
         self, probe: Sequence, original: Sequence, choice: Choice, now_s: float
     ) -> list[Event]:
         """Takes the token chosen for a probe; a stable answer ends the original's reasoning."""
-        log, observation = original.probe_log, probe.machine.observe(choice.token_id, now_s)
+        log = original.probe_log
         assert log is not None
+        try:
+            observation = probe.machine.observe(choice.token_id, now_s)
+        except ValueError:  # its form could not be kept, which is no fault of the original's
+            self._end_probe(original)
+            return []
         probe.answer += "".join(text for _, text in observation.text)
         probe.answer += "".join(f"{call.name} {call.arguments}" for call in observation.calls)
         if observation.phase is not None:

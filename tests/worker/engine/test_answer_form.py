@@ -31,6 +31,8 @@ from worker.engine.generation import (
     Strike,
     TokenRun,
 )
+from worker.engine.probes import ProbeRule
+from worker.engine.sampling import Sampling
 from worker.engine.text import TagScanner, trailing_tokens
 
 MODEL = small_model()
@@ -42,25 +44,29 @@ CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": "<think>\\n</think>END"}}]
 
 @dataclass
 class Recorder:
-    """A grammar that takes everything, or fails, and remembers what its answers were."""
+    """A grammar that takes everything, or fails, and remembers what its answers were. spared: of answers,
+    the first, which do not fail.
+    """
 
     fails_at: int = 1_000_000
+    spared: int = 0
     allowed_ids: Sequence[int] = ()
     answers: list[list[int]] = field(default_factory=list)
 
     def matcher(self) -> RecordingMatcher:
         self.answers.append([])
-        return RecordingMatcher(self, self.answers[-1])
+        return RecordingMatcher(self, self.answers[-1], fails=len(self.answers) > self.spared)
 
 
 @dataclass
 class RecordingMatcher:
     grammar: Recorder
     answer: list[int]
+    fails: bool
 
     def accept(self, token_ids: Sequence[int]) -> None:
         self.answer.extend(token_ids)
-        if len(self.answer) >= self.grammar.fails_at:
+        if self.fails and len(self.answer) >= self.grammar.fails_at:
             raise ValueError("the answer's form is left")
 
     def end(self) -> None:
@@ -221,3 +227,16 @@ def test_an_answer_whose_grammar_fails_ends_alone() -> None:
     run(engine, *requests, outcomes=outcomes)
     assert "the answer's form is left" in outcomes.failed["failing"].why
     assert outcomes["other"].finished is not None
+
+
+def test_a_probe_whose_grammar_fails_tells_nothing_and_ends_alone() -> None:
+    grammar = Recorder(fails_at=2, spared=1, allowed_ids=MODEL.chat.encode_plain("+"))
+    rule = ProbeRule(first_tokens=2, every_tokens=4, stable_answers=2, answer_tokens=3)
+    sampling = Sampling(temperature=1.0, seed=113)
+    form = AnswerForm(grammar=grammar)
+    request = make_request(MODEL, reasoning=40, answer=6, sampling=sampling, probe=rule, form=form)
+    engine = make_engine(MODEL)
+    end = run(engine, request)["r"].end
+    assert end.probes == len(grammar.answers) - 1 > 0
+    assert end.reasoning_end is not ReasoningEnd.STABLE
+    engine.check_integrity()
