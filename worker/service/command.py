@@ -95,12 +95,17 @@ def arguments() -> argparse.ArgumentParser:
     add("--checkpoints", type=count, default=default.checkpoints, help="states of shared prompts to keep")
     add("--cache-mib", type=positive, help="memory for states and pages; if not given, what is free")
     add("--page-tokens", type=positive, default=default.page_tokens, help="tokens of a page")
-    add("--step-tokens", type=positive, default=default.step_tokens, help="prompt tokens of a step")
+    add(
+        "--step-tokens",
+        type=positive,
+        default=default.step_tokens,
+        help="prompt tokens of a step; if not given, by device",
+    )
     add(
         "--idle-step-tokens",
         type=positive,
         default=default.idle_step_tokens,
-        help="prompt tokens of a step while nothing decodes",
+        help="prompt tokens of a step while nothing decodes; if not given, by device",
     )
     add("--queue", type=positive, default=default.queue, help="requests that may wait")
     add("--max-sequence-tokens", type=positive, help="prompt and output of one request")

@@ -108,7 +108,7 @@ class _Run:
 
     @property
     def full(self) -> bool:
-        return len(self._token_ids) >= _MAX_RUN_TOKENS
+        return len(self._token_ids) + self._token_count >= _MAX_RUN_TOKENS
 
     def add(self, piece: Piece, strike: Strike | None) -> None:
         self._token_ids += piece.token_ids

@@ -168,3 +168,12 @@ async def test_completion_does_not_wait_for_the_next_flush() -> None:
     mailbox.put(finished(0))
     await waiting
     await Mailbox("r", 1).complete_within(0.001)
+
+
+async def test_tokens_without_ids_bound_a_message_too() -> None:
+    mailbox = Mailbox("r", 1)
+    for _ in range(3000):
+        mailbox.put(Output("r", 0, (Piece(Phase.ANSWER, (), "word ", token_count=1),), None))
+    taken = [event.pieces[0] for event in mailbox.take() if isinstance(event, Output)]
+    assert len(taken) == 3
+    assert sum(piece.token_count for piece in taken) == 3000
