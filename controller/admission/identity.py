@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -48,6 +48,11 @@ async def identify(policy: Policy, credential: str, tokens: Tokens | None = None
     if tenant is None:
         raise _unauthenticated("the API key is not known", "API_KEY_UNKNOWN")
     return tenant
+
+
+def authorizations(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, ...]:
+    """The values of `authorization` in a call's metadata."""
+    return tuple(str(value) for name, value in metadata or () if name == "authorization")
 
 
 def bearer(authorization: tuple[str, ...]) -> str:

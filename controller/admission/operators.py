@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from controller.admission.identity import bearer
+from controller.admission.identity import authorizations, bearer
 from controller.policy.secrets import read_digests
 from curfew.rpc.access import check_names
 from curfew.rpc.errors import RpcError, reason
@@ -69,10 +69,9 @@ class Door:
         files = (self.operators.keys, self.workers.keys if announces else None)
         accepted = [file for file in files if file is not None]
         if accepted:
-            _check_key(context.invocation_metadata() or (), accepted)
+            _check_key(bearer(authorizations(context.invocation_metadata())), accepted)
 
 
-def _check_key(metadata: Iterable[tuple[str, str | bytes]], accepted: list[KeyFile]) -> None:
-    key = bearer(tuple(str(value) for name, value in metadata if name == "authorization"))
+def _check_key(key: str, accepted: list[KeyFile]) -> None:
     if not any(file.holds(key) for file in accepted):
         raise RpcError(grpc.StatusCode.UNAUTHENTICATED, "the key is not known", reason("KEY_UNKNOWN"))

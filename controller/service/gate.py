@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from controller.admission.identity import bearer, identify
+from controller.admission.identity import authorizations, bearer, identify
 from controller.admission.tokens import Tokens
 from controller.policy import LivePolicy
 from curfew.rpc.errors import RpcError
@@ -35,10 +35,9 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Lets a call through, or answers it with UNAUTHENTICATED."""
         if handler_call_details.method.startswith(_CLOSED):
-            metadata = handler_call_details.invocation_metadata or ()
-            authorization = tuple(str(value) for name, value in metadata if name == "authorization")
+            credentials = authorizations(handler_call_details.invocation_metadata)
             try:
-                await identify(self._policy.current, bearer(authorization), self._tokens)
+                await identify(self._policy.current, bearer(credentials), self._tokens)
             except RpcError as error:
                 return _refusing(error)
         return await continuation(handler_call_details)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from controller.admission.identity import Caller
+from controller.admission.identity import Caller, authorizations
 from controller.service.requests import Requests
 from curfew.rpc.calls import Context
 from curfew.telemetry.tracing import trace_headers
@@ -43,5 +43,4 @@ class ReasoningServicer(reasoning_pb2_grpc.ReasoningServiceServicer):
 
 def _caller(context: GenerateContext | PlanContext | ReportContext) -> Caller:
     metadata = context.invocation_metadata() or ()
-    authorization = tuple(str(value) for name, value in metadata if name == "authorization")
-    return Caller(authorization, context.time_remaining, trace_headers(metadata))
+    return Caller(authorizations(metadata), context.time_remaining, trace_headers(metadata))
