@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 
 import grpc
 
 from controller.state.registry import LEASE_S
 from controller.state.store import Store, StoreError, WorkerRecord
+from curfew.rpc.addresses import split_address
 from curfew.rpc.calls import Context
 from curfew.rpc.durations import duration
 from curfew.rpc.errors import RpcError, invalid, reason, retry_after
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 MOST_ADDRESS, MOST_INSTANCE, MOST_MODEL, MOST_VERSION = 256, 64, 256, 64
 RETRY_S = 0.5
 _EVERYWHERE = {"0.0.0.0", "[::]"}
-_TARGET = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
@@ -65,10 +64,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 def violations(request: registry_pb2.AnnounceRequest) -> list[tuple[str, str]]:
     """What is wrong with an announcement, as (field, why) pairs."""
     wrong = []
-    target = _TARGET.fullmatch(request.address)
-    if target is None or not 1 <= int(target[2]) <= 65535:
+    target = split_address(request.address)
+    if target is None or target[1] == 0:
         wrong.append(("address", f"{request.address!r} is not HOST:PORT"))
-    elif target[1] in _EVERYWHERE:
+    elif target[0] in _EVERYWHERE:
         wrong.append(("address", f"{request.address!r} stands for every address and reaches none"))
     if not request.instance:
         wrong.append(("instance", "is empty"))

@@ -7,13 +7,18 @@ import ipaddress
 import re
 import socket
 
-_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+
+
+def split_address(text: str) -> tuple[str, int] | None:
+    """The host and the port of HOST:PORT; None where a text is not of that form."""
+    match = _ADDRESS.fullmatch(text)
+    return None if match is None or int(match[2]) > 65535 else (match[1], int(match[2]))
 
 
 def host_and_port(text: str) -> str:
     """A type of options: HOST:PORT, as it was given. Raises argparse.ArgumentTypeError."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match[1]) > 65535:
+    if split_address(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return text
 
