@@ -32,11 +32,10 @@ class RefusedFor(Enum):
 class Prefix:
     """The part of a prompt that a worker may have computed for another request: the system turn.
 
-    digest: of its text, 64 bits. tokens: as estimated.
+    digest: of its text and that of the tools, 64 bits.
     """
 
     digest: int
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)

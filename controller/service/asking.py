@@ -58,7 +58,7 @@ def ask_of(
         deadlines.append(time_remaining_s / TIMEOUT_ROUNDING)
     return Ask(
         needs=needs_of(request),
-        prefix=_prefix_of(request, estimated / text_bytes),
+        prefix=_prefix_of(request),
         prompt_tokens=estimated,
         most_prompt_tokens=min(text_bytes, int(ESTIMATE_SLACK * estimated) + 1),
         mode=wire.WISH[wishes.mode],
@@ -85,7 +85,7 @@ def prompt_bytes(request: reasoning_pb2.GenerateRequest) -> int:
     return total
 
 
-def _prefix_of(request: reasoning_pb2.GenerateRequest, tokens_per_byte: float) -> Prefix | None:
+def _prefix_of(request: reasoning_pb2.GenerateRequest) -> Prefix | None:
     """What requests with the same instructions and tools have in common at their beginning."""
     first = request.messages[0]
     if first.role != generation_pb2.ROLE_SYSTEM:
@@ -96,7 +96,7 @@ def _prefix_of(request: reasoning_pb2.GenerateRequest, tokens_per_byte: float) -
     digest = hashlib.blake2b(text, digest_size=8)
     for tool in request.tools:
         digest.update(tool.SerializeToString(deterministic=True))
-    return Prefix(int.from_bytes(digest.digest(), "big"), round(len(text) * tokens_per_byte))
+    return Prefix(int.from_bytes(digest.digest(), "big"))
 
 
 def _most_reasoning(wishes: reasoning_pb2.Wishes, most: int) -> int | None:

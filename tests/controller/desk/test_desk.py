@@ -251,7 +251,7 @@ def test_there_is_no_hedge_without_another_worker() -> None:
 
 def test_requests_with_a_system_turn_go_where_a_completion_told_that_it_is_at_hand() -> None:
     pool = Pool(workers=4)
-    ask = replace(ASK, prompt_tokens=900, most_prompt_tokens=900, prefix=Prefix(digest=1, tokens=890))
+    ask = replace(ASK, prompt_tokens=900, most_prompt_tokens=900, prefix=Prefix(digest=1))
     home = pool.roster.choose(ask)
     assert home is not None
     busy = pool.roster.send(home, prompt_tokens=1)

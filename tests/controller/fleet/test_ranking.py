@@ -22,7 +22,7 @@ ACTIONS = st.lists(
     max_size=200,
 )
 ASK = Ask(prompt_tokens=100, most_prompt_tokens=200)
-SYSTEM = Prefix(digest=7 << 60, tokens=80)
+SYSTEM = Prefix(digest=7 << 60)
 
 
 def fleet(count: int) -> list[Worker]:
@@ -169,7 +169,7 @@ def test_requests_with_the_same_system_turn_go_to_the_same_of_equal_workers() ->
 
 def test_a_worker_that_has_the_system_turn_is_chosen_where_that_saves_time() -> None:
     roster = Roster(workers := fleet(8), lot=Random(1).random)
-    long = Ask(prompt_tokens=20_000, most_prompt_tokens=20_000, prefix=Prefix(digest=1, tokens=19_000))
+    long = Ask(prompt_tokens=20_000, most_prompt_tokens=20_000, prefix=Prefix(digest=1))
     assert long.prefix is not None
     holder = workers[5]
     roster.learn_prefix(long.prefix, holder, cached_tokens=19_000)

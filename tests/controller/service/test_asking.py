@@ -26,7 +26,6 @@ def test_requests_with_the_same_instructions_and_tools_have_the_same_prefix() ->
     first = prefix(INSTRUCTIONS)
     assert first is not None
     assert 0 < first.digest < 1 << 64
-    assert 0.5 * len(INSTRUCTIONS) < 4 * first.tokens <= 1.5 * len(INSTRUCTIONS)
     digests = [
         each.digest
         for each in (
