@@ -147,6 +147,7 @@ tenants:
     otherwise: refuse
   - name: maker
     keys: [{key("maker")}]
+    brownout: none
     budget: {{answer: 400}}
   - name: rationed
     keys: [{key("rationed")}]

@@ -139,7 +139,7 @@ async def engine_worker() -> AsyncIterator[str]:
 
 
 async def test_callers_are_served_through_a_controller(fronted: Fronted) -> None:
-    # No deadline: on a busy machine that server may take a tenth of a second for a token.
+    # No deadline, no price: on a busy machine that server may take a tenth of a second for a token.
     async with Caller(fronted.controller, "key-maker") as caller:
         answered = Answered([event async for event in caller.generate(greedy("What is 12 + 37 + 45?"))])
     assert answered.plan.mode == pb.MODE_THINK
