@@ -6,9 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from curfew.cli import options as cli
+from curfew.cli.as_json import as_dict
 from curfew.cli.exits import ending
 from curfew.cli.screen import show
 from curfew.client import (
@@ -72,10 +72,7 @@ def print_json(stream: Stream) -> None:
     """Prints each event as a line; an error too, and raises it."""
     try:
         for event in stream:
-            content = MessageToDict(
-                event.raw, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            )
-            print(json.dumps({_NAMES[type(event)]: content}, ensure_ascii=False), flush=True)
+            print(json.dumps({_NAMES[type(event)]: as_dict(event.raw)}, ensure_ascii=False), flush=True)
     except CurfewError as error:
         content = {
             "code": error.code.name,

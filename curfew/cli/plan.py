@@ -6,11 +6,11 @@ import json
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
 from curfew.cli import options as cli
+from curfew.cli.as_json import as_dict
 from curfew.cli.exits import ending
 from curfew.client import Client, Options, Plan, Tls
 from curfew.show import mode, spoken
@@ -32,10 +32,7 @@ def plan(
     with ending("plan"), Client(cli.hosts(address), key=key, tls=tls) as client:
         decided = client.plan(cli.text_of(question), **options)
     if as_json:
-        content = MessageToDict(
-            decided.raw, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-        print(json.dumps(content, ensure_ascii=False))
+        print(json.dumps(as_dict(decided.raw), ensure_ascii=False))
     else:
         Console(highlight=False).print(table(decided))
 

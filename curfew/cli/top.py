@@ -12,17 +12,17 @@ from typing import Annotated
 import grpc
 import typer
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from curfew.cli import options as cli
+from curfew.cli.as_json import as_dict
 from curfew.cli.exits import ending
 from curfew.client import Tls
 from curfew.client.connection import Connection, Metadata
+from curfew.rpc.durations import seconds
 from curfew.v1 import admin_pb2, admin_pb2_grpc
 
 CALL_TIMEOUT_S = 5.0
@@ -63,12 +63,12 @@ class Snapshot:
     standings: tuple[admin_pb2.TenantStanding, ...]
 
     def as_json(self) -> str:
-        """One line, with the names of the contract's fields; the same fields every time."""
+        """One line; the same fields every time."""
         return json.dumps(
             {
                 "address": self.address,
-                "status": _as_dict(self.status),
-                "tenants": [_as_dict(standing) for standing in self.standings],
+                "status": as_dict(self.status),
+                "tenants": [as_dict(standing) for standing in self.standings],
             }
         )
 
@@ -296,7 +296,7 @@ def _shadow(
             f"{d.budget / d.compared:.1%}",
             f"{d.mean_budget_delta_tokens:+.0f}",
             f"{100 * d.mean_promised_delta:+.1f}%",
-            f"{1e3 * _seconds(d.mean_predicted_delta):+.0f} ms",
+            f"{1e3 * seconds(d.mean_predicted_delta):+.0f} ms",
         )
     version = f" {shadow.policy_version}" if shadow.policy_version else ""
     return Group(Text(f"the shadow policy{version} would do otherwise"), table)
@@ -310,10 +310,6 @@ def _table(width: int, name: str, *columns: tuple[str, int]) -> Table:
     for title, least in columns:
         table.add_column(title, justify="right", min_width=least, no_wrap=True)
     return table
-
-
-def _as_dict(message: Message) -> dict[str, object]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:
@@ -330,16 +326,12 @@ def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
 def _short(duration: Duration) -> str:
-    seconds = _seconds(duration)
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+    length_s = seconds(duration)
+    return f"{length_s:.2f} s" if length_s >= 1 else f"{1e3 * length_s:.3g} ms"
 
 
 def _long(duration: Duration) -> str:
-    minutes, seconds = divmod(round(_seconds(duration)), 60)
+    minutes, rest_s = divmod(round(seconds(duration)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest_s:02}s" if minutes else f"{rest_s}s"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.text import Text
 
-from curfew.client import Adjustment, Completion, Delta, Event, Mode, Phase, Plan
+from curfew.client import Adjustment, Budget, Completion, Delta, Event, Mode, Phase, Plan
 from curfew.show.words import spoken
 
 
@@ -18,7 +18,7 @@ class Countdown:
         self._clock = clock
         self._begun_s = clock()
         self._plan: Plan | None = None
-        self._reason_until_s: float | None = None
+        self._budget: Budget | None = None
         self._reasoning_tokens = 0
         self._thinks = True
         self._ended = False
@@ -28,14 +28,14 @@ class Countdown:
         match event:
             case Plan():
                 self._plan = event
-                self._reason_until_s = event.budget.reason_until_s
+                self._budget = event.budget
                 self._thinks = event.mode is Mode.THINK
             case Delta(phase=Phase.REASONING):
                 self._reasoning_tokens += event.raw.token_count or len(event.token_ids)
             case Delta():
                 self._thinks = False
             case Adjustment():
-                self._reason_until_s = event.budget.reason_until_s
+                self._budget = event.budget
             case Completion():
                 self._ended = True
 
@@ -43,14 +43,16 @@ class Countdown:
         """The line's text now."""
         if self._ended:
             return ""
-        if self._plan is None:
+        if self._plan is None or self._budget is None:
             return "asking …"
         elapsed_s = self._clock() - self._begun_s
         parts = []
         if self._thinks:
-            parts.append(f"thinking, {self._reasoning_tokens} of {self._plan.budget.reasoning_tokens} tokens")
-            if self._reason_until_s is not None:
-                parts.append(f"curfew {_left(self._reason_until_s - elapsed_s)}")
+            budget = self._budget
+            grace = f" + {budget.grace_tokens}" if budget.grace_tokens else ""
+            parts.append(f"thinking, {self._reasoning_tokens} of {budget.reasoning_tokens}{grace} tokens")
+            if budget.reason_until_s is not None:
+                parts.append(f"curfew {_left(budget.reason_until_s - elapsed_s)}")
         else:
             parts.append("answering")
         if self._plan.deadline_s is not None:
