@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from curfew.cli import options as cli
+from curfew.client import Tls
 from curfew.conformance import (
     CHECKS,
     CallerTarget,
@@ -30,7 +31,9 @@ from curfew.dialects import DIALECTS
 QUESTION = "What is 12 + 37 + 45 + 10 + 11 + 82 + 99?"
 
 
+@cli.made_by(tls=cli.tls_of)
 def conformance(
+    *,
     target: Annotated[
         str,
         typer.Option(
@@ -51,11 +54,14 @@ def conformance(
     ] = QUESTION,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once, where there are many.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    tls: Tls | None,
 ) -> None:
     """Check point by point whether a server keeps thinking budgets.
 
     Each check is a few small requests. It passes, fails, does not apply, or cannot tell; what was seen is
     told.
+
+    --tls and what belongs to it are for grpc:// and worker://; https:// trusts whom this machine does.
 
     Exits with 0 when no check failed, 1 when one did, 6 when the server is not there.
     """
@@ -68,7 +74,7 @@ def conformance(
             console.print(f"{result.name}: {result.verdict.value}", style="dim", markup=False)
 
     try:
-        results = asyncio.run(_run(target, tenant, key, model, dialect, question, concurrency, note))
+        results = asyncio.run(_run(target, tenant, key, tls, model, dialect, question, concurrency, note))
     except (TargetError, RefusedError, OSError) as error:
         print(f"curfew conformance: {error}", file=sys.stderr)
         raise typer.Exit(6) from None
@@ -92,6 +98,7 @@ async def _run(
     url: str,
     tenant: str | None,
     key: str | None,
+    tls: Tls | None,
     model: str | None,
     dialect: str,
     question: str,
@@ -102,6 +109,8 @@ async def _run(
         return await Suite(target, question, concurrency).run(CHECKS, note)
 
     scheme, _, rest = url.partition("://")
+    if tls is not None and scheme not in ("grpc", "worker"):
+        raise typer.BadParameter("--tls is for grpc:// and worker://")
     match scheme:
         case "http" | "https":
             async with HttpTarget(
@@ -109,9 +118,9 @@ async def _run(
             ) as http:
                 return await check(http)
         case "grpc":
-            async with CallerTarget(rest, cli.key_of(tenant, key)) as caller:
+            async with CallerTarget(rest, cli.key_of(tenant, key), tls) as caller:
                 return await check(caller)
         case "worker":
-            async with WorkerTarget(rest) as worker:
+            async with WorkerTarget(rest, tls) as worker:
                 return await check(worker)
     raise typer.BadParameter(f"{url!r} is no http, grpc or worker URL", param_hint="--target")

@@ -21,7 +21,9 @@ from curfew.client import (
     Phase,
     Plan,
     Sampling,
+    Tls,
 )
+from curfew.client.connection import Connection
 from curfew.conformance.target import Ask, RefusedError, Seen, TargetError
 from curfew.v1 import generation_pb2 as pb
 from curfew.v1 import worker_pb2
@@ -39,8 +41,8 @@ class CallerTarget:
     has_unstreamed = False
     has_negative_budgets = False
 
-    def __init__(self, address: str, key: str) -> None:
-        self._client = AsyncClient([address], key=key, retry=ONCE)
+    def __init__(self, address: str, key: str, tls: Tls | None = None) -> None:
+        self._client = AsyncClient([address], key=key, tls=tls, retry=ONCE)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -108,8 +110,8 @@ class WorkerTarget:
     has_unstreamed = False
     has_negative_budgets = False
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(self, address: str, tls: Tls | None = None) -> None:
+        self._channel = Connection(address, "", tls).open_async(address)
         self._stub = WorkerServiceStub(self._channel)
         self._numbers = itertools.count()
 

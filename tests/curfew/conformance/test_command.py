@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import grpc
 from typer.testing import CliRunner
 
 from curfew.cli.main import app
+from tests.certificates import Authority
+from tests.curfew import reasoning_server
 from tests.openai_server import Script, serving
 
 RUNNER = CliRunner()
@@ -43,7 +47,20 @@ def test_nobody_there_and_a_wrong_command_line_say_so() -> None:
         (["--target", "grpc://127.0.0.1:1"], "CURFEW_KEY"),
         (["--target", "grpc://127.0.0.1:1", "--key", "é"], "visible ASCII"),
         (["--target", "grpc://", "--key", "k"], "address is empty"),
+        (["--target", "https://x", "--tls"], "grpc:// and worker://"),
     ]:
         wrong = RUNNER.invoke(app, ["conformance", *arguments])
         assert wrong.exit_code == 2
         assert said in wrong.stderr
+
+
+def test_an_encrypted_controller_is_asked_with_its_authority(tmp_path: Path) -> None:
+    identity = Authority(tmp_path).issue("controller")
+    pair = (identity.key.read_bytes(), identity.cert.read_bytes())
+    with reasoning_server.serving(grpc.ssl_server_credentials([pair])) as (servicer, address):
+        asked = ["conformance", "--target", f"grpc://{address}", "--key", "k"]
+        assert RUNNER.invoke(app, asked).exit_code == 6
+        assert not servicer.calls
+        result = RUNNER.invoke(app, [*asked, "--ca", str(identity.ca)])
+        assert servicer.calls
+        assert "exact cap" in result.stdout
