@@ -5,13 +5,14 @@
 #     --build-arg EXTRAS=worker,telemetry --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=worker,gpu,telemetry
-ARG TORCH_INDEX=https://pypi.org/simple
+# Where torch comes from, if not from where pip looks anyway.
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/curfew
 WORKDIR /src
 COPY constraints.txt ./
 # By itself: it is large and changes seldom.
-RUN /opt/curfew/bin/pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
+RUN /opt/curfew/bin/pip install -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY LICENSE README.md pyproject.toml ./
 COPY benchmarks benchmarks
 COPY controller controller
