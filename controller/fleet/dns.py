@@ -18,7 +18,10 @@ Resolve = Callable[[str, int], Awaitable[Set[str]]]
 async def resolve(name: str, port: int) -> Set[str]:
     """The addresses of a name, each as HOST:PORT. Raises OSError when they cannot be looked up."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError("it has an empty part, or one that is too long") from None
     return {_target(str(address[0]), port) for _, _, _, _, address in found}
 
 

@@ -45,6 +45,7 @@ async def test_this_machines_own_name_is_looked_up() -> None:
     assert found
 
 
-async def test_a_name_that_does_not_exist_is_an_error() -> None:
+@pytest.mark.parametrize("name", ["workers.invalid", "workers..svc", f"{'x' * 64}.svc"])
+async def test_a_name_that_does_not_exist_is_an_error(name: str) -> None:
     with pytest.raises(OSError, match=r".+"):
-        await resolve("workers.invalid", 7210)
+        await resolve(name, 7210)
