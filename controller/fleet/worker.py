@@ -103,6 +103,12 @@ class Worker:
             raise LookupError(f"worker {self.address} has not been described")
         return self._limits
 
+    @property
+    def _known_speed(self) -> SpeedModel:
+        if self._speed is None:
+            raise LookupError(f"worker {self.address} has not been described")
+        return self._speed
+
     def can(self, needs: Needs) -> bool:
         """Whether it is what a request needs, available or not."""
         limits = self._limits
@@ -187,15 +193,11 @@ class Worker:
 
     def estimate(self, prompt_tokens: int, now_s: float) -> SpeedEstimate:
         """What a request sent now may expect. Only of a worker that has been described."""
-        if self._speed is None:
-            raise LookupError(f"worker {self.address} has not been described")
-        return self._speed.estimate(self.load, prompt_tokens, now_s)
+        return self._known_speed.estimate(self.load, prompt_tokens, now_s)
 
     def idle_estimate(self, prompt_tokens: int, now_s: float) -> SpeedEstimate:
         """What it might expect if there were no others. Only of a worker that has been described."""
-        if self._speed is None:
-            raise LookupError(f"worker {self.address} has not been described")
-        return self._speed.idle_estimate(prompt_tokens, now_s)
+        return self._known_speed.idle_estimate(prompt_tokens, now_s)
 
     def has_room(self, ahead: float) -> bool:
         """Whether it has a slot for one more, or has fewer waiting than this part of its slots, or 1. Only of
@@ -210,14 +212,13 @@ class Worker:
         """What a request sent now has before it, at the load of now. Only of a worker that has been
         described.
         """
-        if self._speed is None:
-            raise LookupError(f"worker {self.address} has not been described")
+        speed = self._known_speed
         return Outlook(
             load.free_slots <= load.waiting,
             load.running + load.waiting,
-            self._speed.wait_s(load),
-            self._speed.prefill_s_per_token,
-            self._speed.measured_step_s(load) * (self.pace or 1.0),
+            speed.wait_s(load),
+            speed.prefill_s_per_token,
+            speed.measured_step_s(load) * (self.pace or 1.0),
             1 / self.trust,
         )
 
