@@ -10,6 +10,7 @@ from pydantic import Field
 from controller.http.conversation import Conversation
 from controller.http.fields import (
     ANY_OBJECT,
+    COMMON_NAMES,
     Asked,
     ChoiceWord,
     Content,
@@ -169,14 +170,10 @@ class ChatRequest(Asked):
 
 
 RENAMED = (
+    *COMMON_NAMES,
     (r"wishes\.max_output_tokens", "max_completion_tokens"),
-    (r"wishes\.max_answer_tokens", "curfew.max_answer_tokens"),
-    (r"wishes\.max_reasoning_tokens", "thinking.budget_tokens"),
-    (r"wishes\.deadline", "curfew.deadline_ms"),
     (r"wishes\.effort", "reasoning_effort"),
-    ("labels", "curfew.labels"),
     (r"answer_format\.json_schema", "response_format.json_schema.schema"),
-    (r"sampling\.", ""),
     (r"tools\[(\d+)\]\.parameters_json_schema", r"tools[\1].function.parameters"),
     (r"tools\[(\d+)\]\.(name|description)", r"tools[\1].function.\2"),
     (r"tool_choice\.name", "tool_choice.function.name"),

@@ -32,6 +32,16 @@ CHOICE = {
     "none": generation_pb2.ToolChoice.KIND_NONE,
     "required": generation_pb2.ToolChoice.KIND_REQUIRED,
 }
+COMMON_NAMES = (
+    (r"wishes\.max_answer_tokens", "curfew.max_answer_tokens"),
+    (r"wishes\.max_reasoning_tokens", "thinking.budget_tokens"),
+    (r"wishes\.deadline", "curfew.deadline_ms"),
+    ("labels", "curfew.labels"),
+    (r"sampling\.", ""),
+)
+"""What fields of the contract are called in requests of either kind: beginnings of paths, as regular
+expressions.
+"""
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 T = TypeVar("T")

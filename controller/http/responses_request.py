@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from controller.http.conversation import Conversation
 from controller.http.fields import (
     ANY_OBJECT,
+    COMMON_NAMES,
     Asked,
     ChoiceWord,
     Content,
@@ -202,15 +203,11 @@ class ResponsesRequest(Asked):
 
 
 RENAMED = (
+    *COMMON_NAMES,
     ("messages", "input"),
     (r"wishes\.max_output_tokens", "max_output_tokens"),
-    (r"wishes\.max_answer_tokens", "curfew.max_answer_tokens"),
-    (r"wishes\.max_reasoning_tokens", "thinking.budget_tokens"),
-    (r"wishes\.deadline", "curfew.deadline_ms"),
     (r"wishes\.effort", "reasoning.effort"),
-    ("labels", "curfew.labels"),
     (r"answer_format\.json_schema", "text.format.schema"),
-    (r"sampling\.", ""),
     (r"tools\[(\d+)\]\.parameters_json_schema", r"tools[\1].parameters"),
 )
 """What fields of the contract are called here."""
