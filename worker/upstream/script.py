@@ -24,13 +24,12 @@ _LIVELY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One request to the server. max_tokens: at which it ends it, exactly. whole: it may bring all that is
-    left of the output. separated: the server tells reasoning apart from the answer by itself.
+    """One request to the server. whole: it may bring all that is left of the output. separated: the server
+    tells reasoning apart from the answer by itself.
     """
 
     path: str
     body: Json
-    max_tokens: int
     whole: bool
     separated: bool
 
@@ -102,7 +101,7 @@ class TextScript:
         ids = [*self.prompt, *self.chat.encode(written)]
         prompt = ids if self.dialect.prompt_ids else self._spelled(ids)
         body = self.common | self.dialect.counting | {"prompt": prompt, "max_tokens": max_tokens}
-        return Leg(COMPLETIONS_PATH, body, max_tokens, whole, separated=False)
+        return Leg(COMPLETIONS_PATH, body, whole, separated=False)
 
     def _spelled(self, ids: Sequence[int]) -> str:
         names, table = self.chat.special_names, self.chat.token_bytes
@@ -155,7 +154,7 @@ class ChatScript:
     ) -> Leg:
         whole_body = self.common | self.dialect.counting | body
         whole_body |= {"messages": list(messages), "max_tokens": max_tokens}
-        return Leg(CHAT_PATH, whole_body, max_tokens, whole, separated)
+        return Leg(CHAT_PATH, whole_body, whole, separated)
 
 
 def chat_messages(turns: Sequence[Turn], *, think: bool, switch_in_system: bool) -> tuple[Json, ...]:
