@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CHAT_PATH, COMPLETIONS_PATH = "/chat/completions", "/completions"
 
 _CONNECT_S, _ASK_S = 5.0, 2.0
-_RETRY_S = 1.0
+_RETRY_S, _MAX_RETRY_S = 1.0, 3600.0
 _SHOWN = 500
 _TOO_LONG = re.compile(r"context|too long|too large|exceed|maximum.{0,20}(length|tokens)", re.IGNORECASE)
 _NOT_THERE = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
@@ -218,14 +218,15 @@ def unavailable(what: str, **numbers: int) -> RpcError:
 
 
 def _retry_s(header: str | None) -> float:
-    """Seconds of a Retry-After, which is a number or a date."""
+    """Seconds of a Retry-After, which is a number or a date: an hour at most."""
     if header is None:
         return _RETRY_S
     try:
-        return max(0.0, float(header))
+        return min(max(0.0, float(header)), _MAX_RETRY_S)
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+        return min(max(0.0, seconds), _MAX_RETRY_S)
     except (ValueError, TypeError):
         return _RETRY_S

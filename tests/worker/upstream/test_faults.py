@@ -56,6 +56,14 @@ async def test_when_to_try_again_is_passed_on(header: str) -> None:
     assert least <= refused.retry.retry_delay.seconds <= most
 
 
+@pytest.mark.parametrize(("header", "seconds"), [("inf", 3600), ("nan", 0), ("-1", 0), ("soon", 1)])
+async def test_an_odd_time_to_try_again_is_still_one(header: str, seconds: int) -> None:
+    script = Script(refusal=lambda: PlainTextResponse("", 429, {"retry-after": header}))
+    async with fronting(script) as worker:
+        refused = await refusal(worker.stub.Generate(ask()))
+    assert (refused.code, refused.retry.retry_delay.seconds) == (EXHAUSTED, seconds)
+
+
 async def test_nobody_there_is_unavailable() -> None:
     async with fronting(url="http://127.0.0.1:1/v1") as worker:
         refused = await refusal(worker.stub.Generate(ask()))
