@@ -14,26 +14,34 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self.messages: list[generation_pb2.Message] = []
+        self._messages: list[generation_pb2.Message] = []
+        self._system: list[str] = []
+        """The texts at the beginning. Joined once: to add each to those before takes time by their square."""
         self.origins: list[int] = []
         """For each message, the position in the request of what it was first made of."""
 
+    @property
+    def messages(self) -> list[generation_pb2.Message]:
+        """The turns so far."""
+        if len(self._system) > 1:
+            self._messages[0].content = "\n\n".join(self._system)
+        return self._messages
+
     def add(self, origin: int, message: generation_pb2.Message) -> None:
         """Adds a turn."""
-        system = message.role == generation_pb2.ROLE_SYSTEM
-        if system and len(self.messages) == 1 and self.messages[0].role == message.role:
-            self.messages[0].content += f"\n\n{message.content}"
-            return
-        self.messages.append(message)
+        if message.role == generation_pb2.ROLE_SYSTEM and len(self._messages) == min(1, len(self._system)):
+            self._system.append(message.content)
+            if len(self._system) > 1:
+                return
+        self._messages.append(message)
         self.origins.append(origin)
 
     def add_call(self, origin: int, call: generation_pb2.ToolCall) -> None:
         """Adds a call to the assistant's turn that stands last, or makes one."""
-        last = self.messages[-1] if self.messages else None
+        last = self._messages[-1] if self._messages else None
         if last is None or last.role != generation_pb2.ROLE_ASSISTANT:
             last = generation_pb2.Message(role=generation_pb2.ROLE_ASSISTANT)
             self.add(origin, last)
-            last = self.messages[-1]
         last.tool_calls.append(call)
 
     def origin(self, path: str) -> str:
