@@ -2,7 +2,9 @@
 
 import sys
 
-from controller.service.command import main
+from curfew.rpc.extras import needing
 
 if __name__ == "__main__":
+    with needing("controller"):
+        from controller.service.command import main
     sys.exit(main(sys.argv[1:]))

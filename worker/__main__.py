@@ -2,15 +2,17 @@
 
 import sys
 
+from curfew.rpc.extras import needing
+
 
 def main(argv: list[str]) -> int:
     """Runs the command that is meant. Only one of them needs torch."""
     if any(argument.partition("=")[0] == "--upstream" for argument in argv):
-        from worker.upstream.command import main as serve_upstream
-
+        with needing("worker"):
+            from worker.upstream.command import main as serve_upstream
         return serve_upstream(argv)
-    from worker.service.command import main as serve
-
+    with needing("worker"):
+        from worker.service.command import main as serve
     return serve(argv)
 
 

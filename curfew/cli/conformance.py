@@ -81,8 +81,8 @@ def conformance(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except ImportError as error:
-        print(f"curfew conformance: {error}; pip install httpx", file=sys.stderr)
-        raise typer.Exit(1) from None
+        print(f"curfew conformance: needs {error.name}: pip install {error.name}", file=sys.stderr)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     content = as_dict(results, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from curfew.cli.options import DEFAULT_ADDRESS
 from curfew.cli.serve import serve_until_told
 from curfew.processes import ServiceError, command
+from curfew.rpc.extras import end_without
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Everything after the command's name is the service's own."""
@@ -62,6 +64,9 @@ def controller(context: typer.Context) -> None:
 
 def policy(context: typer.Context) -> None:
     """Check and explain policy files (`curfew policy --help` tells how)."""
+    # Its package needs it before it can say so itself.
+    if find_spec("ruamel") is None:
+        end_without("policy", "controller", "ruamel.yaml")
     _become("controller.policy", context.args)
 
 
