@@ -46,7 +46,9 @@ async def test_refusals_become_statuses_without_the_servers_words(
 
 
 @pytest.mark.parametrize(
-    "header", ["7", format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True)]
+    "header",
+    ["7", format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True)],
+    ids=["seconds", "date"],
 )
 async def test_when_to_try_again_is_passed_on(header: str) -> None:
     script = Script(refusal=lambda: PlainTextResponse("", 429, {"retry-after": header}))
