@@ -24,11 +24,7 @@ async def test_good_callers_and_services_outlive_hostile_ones(tmp_path: Path) ->
             await attack_size(victim)
             await attack_methods(victim, seed=None, examples=15)
         await check_unharmed(victim, before, growth_mib=GROWTH_MIB)
-        # Seldom, in one run of some ten, grpcio ends a call of another connection with CANCELLED while it is
-        # flooded; why is not known. More, or anything else, is a failure.
-        cancelled = [failure for failure in answers.failures if failure.startswith("Cancelled: ")]
-        assert answers.failures == cancelled
-        assert len(cancelled) <= 1
+        assert answers.failures == []
         assert len(answers.latencies_s) > 10
         # No call is left for which a drain would wait its 10 s, or the worker's 30 s.
         assert await asyncio.wait_for(victim.controller.stop(), 8) == 0
