@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _EPS = 1e-5
 _TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 # Share of the mass by which a drawn token must be clear of any border.
 _CLEAR = 1e-6
+_QUANTISED = (WeightFormat.INT8, WeightFormat.FP8)
 _SPANS = {
     "one piece": [(0, 300)],
     "many pieces": [(0, 1), (130, 64), (127, 2), (5, 150), (256, 128)],
@@ -42,22 +44,31 @@ class Check:
         return self.error <= self.tolerance
 
 
-def check_all(kernels: Kernels, inputs: Inputs) -> Iterator[Check]:
-    """Checks every kernel in the inputs' type, and in fp32 those without matrix products: tensor cores do not
-    take fp32, and tiles for bf16 would spill all their registers.
+Comparison = tuple[str, Tensor, Tensor]
+
+
+def checks(kernels: Kernels, inputs: Inputs) -> list[Callable[[], Iterator[Check]]]:
+    """Checks of every kernel in the inputs' type, and in fp32 of those without matrix products: tensor cores
+    do not take fp32, and tiles for bf16 would spill all their registers.
     """
+    found: list[Callable[[], Iterator[Check]]] = []
     for dtype in dict.fromkeys((torch.float32, inputs.dtype)):
         typed = replace(inputs, dtype=dtype)
-        products = (_scans, _attention, _linears) if dtype == inputs.dtype else ()
-        for check in (_norms, _convolutions, _elementwise, *products):
-            for name, got, exact in check(kernels, typed):
-                scale = exact.abs().max().clamp(min=1e-30)
-                error = float((got.double() - exact).abs().max() / scale)
-                yield Check(name, str(dtype).removeprefix("torch."), error, _TOLERANCE[dtype])
-    yield from _choices(kernels, inputs)
+        comparisons = [_norms, _convolutions, _elementwise]
+        if dtype == inputs.dtype:
+            comparisons += [_scans, _attention]
+            comparisons += [partial(_linears, weights=weights) for weights in _QUANTISED]
+        found += [partial(_check, compare, kernels, typed) for compare in comparisons]
+    return [*found, partial(_choices, kernels, inputs)]
 
 
-Comparison = tuple[str, Tensor, Tensor]
+def _check(
+    compare: Callable[[Kernels, Inputs], Iterator[Comparison]], kernels: Kernels, inputs: Inputs
+) -> Iterator[Check]:
+    for name, got, exact in compare(kernels, inputs):
+        scale = exact.abs().max().clamp(min=1e-30)
+        error = float((got.double() - exact).abs().max() / scale)
+        yield Check(name, str(inputs.dtype).removeprefix("torch."), error, _TOLERANCE[inputs.dtype])
 
 
 def _norms(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
@@ -159,15 +170,14 @@ def _attention(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
         yield f"attention, {name}", got, torch.cat(exact)
 
 
-def _linears(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
-    for weights in (WeightFormat.INT8, WeightFormat.FP8):
-        for name, weight in inputs.projections().items():
-            found = QuantisedLinear.prepare(weight, None, weights, kernels)
-            # Each tile, and a part of one.
-            for tokens in (1, 20, 50, 130, 400):
-                x = inputs.random(tokens, weight.shape[1])
-                exact = references.quantised_linear(x, found.weight, found.scales)
-                yield f"quantised_linear, {weights.value}, {name}, {tokens}", found(x), exact
+def _linears(kernels: Kernels, inputs: Inputs, *, weights: WeightFormat) -> Iterator[Comparison]:
+    for name, weight in inputs.projections().items():
+        found = QuantisedLinear.prepare(weight, None, weights, kernels)
+        # Each tile, and a part of one.
+        for tokens in (1, 20, 50, 130, 400):
+            x = inputs.random(tokens, weight.shape[1])
+            exact = references.quantised_linear(x, found.weight, found.scales)
+            yield f"quantised_linear, {weights.value}, {name}, {tokens}", found(x), exact
 
 
 def _choices(kernels: Kernels, inputs: Inputs) -> Iterator[Check]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-MILLI = 1e-3
+# Several times the second-level cache of any device.
+_PAST_CACHES = 256 << 20
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +43,53 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def kernel_s(call: Callable[[], object], device: torch.device) -> float:
-    """Median time of a call in seconds, each with cold caches. The host's launches hide behind the flush of
-    the second-level cache before each.
-    """
-    if device.type == "cpu":
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-    from triton.testing import do_bench
+    """Time of a call in seconds, as it takes in a graph, with cold caches.
 
-    return float(do_bench(call, warmup=5, rep=30, return_mode="median")) * MILLI
+    One graph reads more than the second-level cache holds and makes the call, many times; another only reads.
+    The time is their difference, so that it has no launch by the host in it, and what a call leaves to be
+    written back is counted. What cannot be captured is launched by the host instead.
+    """
+    call()
+    about_s = _elapsed_s(call, device)
+    if device.type == "cpu":
+        return about_s
+    times = max(3, min(20, int(0.01 / about_s)))
+    past_caches = torch.zeros(_PAST_CACHES // 4, device=device)
+    with_call = _repeated(lambda: (past_caches.sum(), call()), times, device)
+    without = _repeated(past_caches.sum, times, device)
+    pairs = [(_elapsed_s(with_call, device), _elapsed_s(without, device)) for _ in range(1 + _ROUNDS)]
+    return statistics.median(more - less for more, less in pairs[1:]) / times
+
+
+def _repeated(call: Callable[[], object], times: int, device: torch.device) -> Callable[[], object]:
+    """What makes a call so many times: a graph, where it can be captured."""
+
+    def repeat() -> None:
+        for _ in range(times):
+            call()
+
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            repeat()
+    except RuntimeError:
+        synchronize(device)
+        return repeat
+    return graph.replay
+
+
+def _elapsed_s(call: Callable[[], object], device: torch.device) -> float:
+    """Time until the device has done a call, in seconds, on the host's clock."""
+    synchronize(device)
+    began_s = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - began_s
 
 
 def step_s(call: Callable[[], object], device: torch.device, *, repeats: int = 10) -> float:
     """Median time of a step that the host waits for, as an engine does, in seconds. Two runs warm up."""
-    times = []
-    for _ in range(2 + (repeats if device.type == "cuda" else 1)):
-        synchronize(device)
-        began = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - began)
+    times = [_elapsed_s(call, device) for _ in range(2 + (repeats if device.type == "cuda" else 1))]
     return statistics.median(times[2:])
 
 

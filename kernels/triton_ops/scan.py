@@ -34,7 +34,6 @@ from kernels.triton_ops.tiles import head_and_tail, power_of_two, scan_tiles
 
 _CHUNK = 128
 _DECAY_HEADS, _DECAY_WARPS = 32, 4
-_OUTPUT_WARPS = 4
 
 
 @triton.jit
@@ -305,7 +304,7 @@ def scan_prefill(
     tokens, heads, width = x.shape
     groups, size = b.shape[1:]
     pieces, longest = len(index.lengths), max(index.lengths)
-    walk = scan_tiles(width)
+    tile = scan_tiles(width, wide=tiles.hopper(x.device))
     y = torch.empty((tokens, heads, width), dtype=x.dtype, device=x.device)
     steps, decay = torch.empty((2, heads, tokens), dtype=torch.float32, device=x.device)
     before = torch.empty((tokens // _CHUNK + 2 * pieces, heads, width, size), dtype=x.dtype, device=x.device)
@@ -324,7 +323,7 @@ def scan_prefill(
         BLOCK_H=_DECAY_HEADS,
         num_warps=_DECAY_WARPS,
     )
-    scan_states_kernel[(walk.programs(width), heads, pieces)](
+    scan_states_kernel[(tile.programs(width), heads, pieces)](
         x,
         steps,
         decay,
@@ -337,14 +336,13 @@ def scan_prefill(
         x.stride(0),
         b.stride(0),
         **shape,
-        HEAD=walk.head,
-        TAIL=walk.tail,
-        num_warps=walk.warps,
+        HEAD=tile.head,
+        TAIL=tile.tail,
+        num_warps=tile.warps,
         num_stages=1,
     )
     head, tail = head_and_tail(max(16, width))
-    block = 64 if tiles.hopper(x.device) else 32
-    scan_outputs_kernel[(heads, _touched(longest, block), pieces)](
+    scan_outputs_kernel[(heads, _touched(longest, tile.block), pieces)](
         x,
         steps,
         decay,
@@ -359,10 +357,10 @@ def scan_prefill(
         b.stride(0),
         c.stride(0),
         **shape,
-        BLOCK=block,
+        BLOCK=tile.block,
         HEAD=head,
         TAIL=tail,
-        num_warps=_OUTPUT_WARPS,
+        num_warps=tile.block_warps,
         num_stages=1,
     )
     return y

@@ -40,25 +40,29 @@ def row_warps(head: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ScanTiles:
-    """How the walk over a sequence divides a Mamba head: head + tail of its channels to a program."""
+    """How a scan divides a Mamba head: head + tail of its channels to a program that walks over a sequence,
+    and `block` tokens to one that computes outputs.
+    """
 
     head: int
     tail: int
     warps: int
+    block: int
+    block_warps: int
 
     def programs(self, width: int) -> int:
-        """Programs that share one head of `width` channels."""
+        """Programs that share the walk over one head of `width` channels."""
         return -(-width // (self.head + self.tail))
 
 
-def scan_tiles(width: int) -> ScanTiles:
-    """Tiles that divide a head.
+def scan_tiles(width: int, *, wide: bool) -> ScanTiles:
+    """Tiles that divide a head. wide: for a Hopper.
 
-    >>> [scan_tiles(width).programs(width) for width in (80, 64, 24)]
+    >>> [scan_tiles(width, wide=True).programs(width) for width in (80, 64, 24)]
     [1, 1, 2]
     """
-    table = {80: ScanTiles(64, 16, 8), 64: ScanTiles(64, 0, 8)}
-    return table.get(width, ScanTiles(16, 0, 4))
+    walk = {80: (64, 16, 8), 64: (64, 0, 8)}.get(width, (16, 0, 4))
+    return ScanTiles(*walk, block=64 if wide else 32, block_warps=4)
 
 
 def update_channels(width: int) -> int:
