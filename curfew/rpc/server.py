@@ -21,11 +21,20 @@ from curfew.rpc.tls import ServerTls
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+_MAX_STREAMS = 1024
+"""Calls of one connection at a time, those that it has taken back and gRPC has not cleared away included."""
+_MAX_WAITING = 16 * _MAX_STREAMS
+"""Calls of all connections that have come and were not taken up yet, at some 15 KiB each."""
+
 # What one connection may cost before anybody knows whose it is.
 _BOUNDS = (
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.absolute_max_metadata_size", 16 << 10),
-    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_concurrent_streams", _MAX_STREAMS),
+    # Beyond the first gRPC drops new calls at random, beyond the second all, whoever makes them, and tells
+    # CANCELLED. It would begin at 1000, which two connections reach: others would lose calls by them.
+    ("grpc.server.max_pending_requests", _MAX_WAITING),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_WAITING),
     # A handshake or a first frame that does not come; gRPC's own limit is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
     # Pings without data between them: a link's keepalive is 20 s.
