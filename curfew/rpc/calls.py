@@ -24,6 +24,11 @@ Streaming = Callable[[Request, Context[Request, Response]], AsyncGenerator[Respo
 Authorise = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 """Raises RpcError for a caller who may not call a method, given as /package.Service/Method."""
 
+
+class _CallerLeftError(Exception):
+    """What is written reaches nobody."""
+
+
 _PUBLIC = ("/grpc.health.", "/grpc.reflection.")
 """They tell nothing of who calls."""
 
@@ -33,7 +38,8 @@ class Calls(grpc.aio.ServerInterceptor):
     reflection pass by.
 
     A call that raises RpcError ends with its status; any other exception ends it with a bare INTERNAL and is
-    logged. A generator is closed as soon as its caller has left.
+    logged. A cancellation that is not its caller's is logged and ends it with UNAVAILABLE: gRPC would leave
+    the caller waiting. A generator is closed as soon as its caller has left.
     """
 
     def __init__(self, authorise: Authorise | None = None) -> None:
@@ -83,9 +89,7 @@ class Calls(grpc.aio.ServerInterceptor):
                             try:
                                 await context.write(response)
                             except grpc.aio.InternalError:
-                                # The caller has left. For a stream that merely ends gRPC would try to send a
-                                # status, and log that it could not.
-                                raise asyncio.CancelledError from None
+                                raise _CallerLeftError from None
 
                 if self._drain.begun:
                     await _abort(context, shutting_down())
@@ -112,6 +116,15 @@ class Calls(grpc.aio.ServerInterceptor):
                 result = await work()
         except grpc.aio.AbortError:
             raise
+        except _CallerLeftError:
+            # For a stream that merely ends gRPC would try to send a status, and log that it could not.
+            raise asyncio.CancelledError from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            logger.error("what a call waited for was cancelled", exc_info=error)
+            await _abort(context, RpcError(grpc.StatusCode.UNAVAILABLE, "the call was cut off"))
         except Exception as error:  # the boundary to the wire
             await _abort(context, error)
         return result

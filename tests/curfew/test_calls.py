@@ -32,13 +32,20 @@ class Planner(ReasoningServiceServicer):
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.waits_for: asyncio.Future[None] | None = None
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
 
     async def Plan(self, request: pb.PlanRequest, context: PlanContext) -> pb.PlanResponse:
         self.begun.set()
-        await self.go_on.wait()
+        try:
+            await self.go_on.wait()
+            if self.waits_for is not None:
+                await self.waits_for
+        finally:
+            self.ended.set()
         if self.error is not None:
             raise self.error
         return pb.PlanResponse(plan=pb.Plan(why="because"))
@@ -83,6 +90,30 @@ async def test_an_unforeseen_exception_is_logged_and_tells_nothing(caplog: pytes
             await plan(channel)
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "a secret" in caplog.text
+
+
+async def test_a_cancellation_that_is_not_its_callers_is_logged_and_ends_a_call_with_unavailable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as (planner, _, channel):
+        planner.waits_for = asyncio.get_running_loop().create_future()
+        planner.waits_for.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await plan(channel)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "what a call waited for was cancelled" in caplog.text
+
+
+async def test_a_caller_who_leaves_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as (planner, _, channel):
+        planner.go_on.clear()
+        leaving = asyncio.create_task(plan(channel))
+        await planner.begun.wait()
+        leaving.cancel()
+        await planner.ended.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    assert not caplog.records
 
 
 async def test_a_unary_call_is_answered_while_the_server_drains() -> None:
