@@ -154,6 +154,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections, and cancels what still runs on them."""
+        self._addresses.closed = True
         for channel in self._channels.values():
             await channel.close()
 

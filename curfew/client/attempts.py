@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from curfew.client.errors import CurfewError, Overloaded, Unavailable
+from curfew.client.errors import LOST, CurfewError, Overloaded
 from curfew.client.values import Options
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a request that nothing came of is tried again: when nobody answers, and when the service is full
-    and says for how long. A stream never is after its first event: what was delivered is not delivered twice.
-    `ask` delivers nothing before the end, and goes on after what is not available until then.
+    """How a request that nothing came of is tried again: when nobody answers, when it was dropped on its way,
+    and when the service is full and says for how long. A stream never is after its first event: what was
+    delivered is not delivered twice. `ask` delivers nothing before the end, and goes on after what is not
+    available until then.
     """
 
     attempts: int = 4
@@ -44,6 +45,8 @@ class Addresses:
     def __init__(self, count: int) -> None:
         self.count = count
         self.preferred = 0
+        self.closed = False
+        """Nobody is to be asked any more: the client is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,9 @@ class Attempts:
 
     def after(self, error: CurfewError) -> float:
         """Seconds to wait before the next call. Raises the error when there must be none."""
-        elsewhere = isinstance(error, Unavailable)
-        if not elsewhere and not (isinstance(error, Overloaded) and error.retry_after_s is not None):
+        elsewhere = isinstance(error, LOST)
+        again = elsewhere or (isinstance(error, Overloaded) and error.retry_after_s is not None)
+        if not again or self._addresses.closed:
             raise error
         self._tried += 1
         another = elsewhere and self._tried < self._addresses.count

@@ -86,7 +86,7 @@ class CurfewError(Exception):
 
 
 class Cancelled(CurfewError, code=Code.CANCELLED):
-    """The request was cancelled, by another thread or by the service's end."""
+    """The request was cancelled by another thread, or dropped on its way to an answer."""
 
 
 class InvalidRequest(CurfewError, code=Code.INVALID_ARGUMENT):
@@ -111,6 +111,10 @@ class Unavailable(CurfewError, code=Code.UNAVAILABLE):
 
 class Unauthenticated(CurfewError, code=Code.UNAUTHENTICATED):
     """The API key is missing or not known."""
+
+
+LOST = (Unavailable, Cancelled)
+"""A call that ended so may be made again elsewhere: nobody answered it to its end."""
 
 
 def of_call(error: grpc.RpcError) -> CurfewError:

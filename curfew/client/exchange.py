@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from curfew.client import wire
 from curfew.client.attempts import Attempt, Attempts
-from curfew.client.errors import Code, CurfewError, Unavailable
+from curfew.client.errors import LOST, Code, CurfewError
 from curfew.client.values import (
     Adjustment,
     Completion,
@@ -85,7 +85,7 @@ class Exchange:
     def failed(self, error: CurfewError) -> float:
         """The call failed. Returns the seconds to wait before the next; raises the error if there is none."""
         if self._begun:
-            if not (self._unseen and isinstance(error, Unavailable)):
+            if not (self._unseen and isinstance(error, LOST)):
                 raise error
             self._forget()
         return self._attempts.after(error)

@@ -157,6 +157,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections, and cancels what still runs on them."""
+        self._addresses.closed = True
         for channel in self._channels:
             channel.close()
 

@@ -110,6 +110,7 @@ class Scripted(ReasoningServiceServicer):
     refusals: list[RpcError] = field(default_factory=list)
     breaks: list[RpcError] = field(default_factory=list)
     scores: list[tuple[str, float]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
 
     def Generate(
@@ -159,6 +160,7 @@ class Scripted(ReasoningServiceServicer):
     def _note(self, request: reasoning_pb2.GenerateRequest, context: grpc.ServicerContext) -> None:
         key = dict(context.invocation_metadata())["authorization"]
         self.calls.append(Seen(request, key, context.time_remaining()))
+        self.asked.set()
         if self.refusals:
             _abort(context, self.refusals.pop(0))
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Unpack
 
@@ -242,6 +243,16 @@ def test_a_full_service_is_asked_again_when_it_said_to(twin: Twin, server: tuple
     assert deadlines[2] <= 29.9
 
 
+def test_a_call_that_was_dropped_on_its_way_is_made_again(twin: Twin, server: tuple[Scripted, str]) -> None:
+    refuse(server[0], grpc.StatusCode.CANCELLED)
+    assert twin.read(server[1], "q")[1].answer == "10"
+    refuse(server[0], grpc.StatusCode.CANCELLED)
+    assert twin.plan(server[1]).why == "it fits"
+    server[0].breaks = [RpcError(grpc.StatusCode.CANCELLED, "dropped")]
+    assert twin.ask(server[1], "q").answer == "10"
+    assert len(server[0].calls) == 6
+
+
 def test_what_came_is_never_asked_for_again(twin: Twin, server: tuple[Scripted, str]) -> None:
     with pytest.raises(Unavailable):
         twin.read(server[1], "lost")
@@ -445,6 +456,15 @@ def test_a_stream_may_be_closed_by_another_thread(server: tuple[Scripted, str]) 
         assert server[0].left.wait(10)
         with pytest.raises(Cancelled):
             next(stream)
+
+
+def test_a_client_that_another_thread_closes_asks_nobody_any_more(server: tuple[Scripted, str]) -> None:
+    with Client(server[1], key="k", retry=QUICK) as client, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.ask, "silent")
+        assert server[0].asked.wait(10)
+        client.close()
+        with pytest.raises(Cancelled):
+            asking.result(10)
 
 
 def test_a_wrong_key_or_address_is_refused_at_once() -> None:
