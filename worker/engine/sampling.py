@@ -19,6 +19,8 @@ from kernels import torch_ops
 _MASK = (1 << 64) - 1
 # Below it the likeliest token is taken: others are drawn only when they differ by less than their rounding.
 _LEAST_TEMPERATURE = 1e-5
+# Of any vocabulary the likeliest token has more; in fp32 a number may be 0 that is not.
+_LEAST_TOP_P = 1e-7
 
 Sample = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor], Tensor]
 """See `kernels.torch_ops.sampling`."""
@@ -163,7 +165,13 @@ def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[i
 def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:
     temperature, top_p, top_k, min_p, random = zip(
         *(
-            (s.temperature, s.top_p, min(s.top_k, logits.shape[1]), s.min_p, uniform(s.seed, draw.position))
+            (
+                s.temperature,
+                max(s.top_p, _LEAST_TOP_P),
+                min(s.top_k, logits.shape[1]),
+                s.min_p,
+                uniform(s.seed, draw.position),
+            )
             for draw in draws
             for s in (draw.sampling,)
         ),

@@ -205,6 +205,11 @@ def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
     assert {c.token_id for c in choose(LOGITS.expand(50, -1).clone(), draws)} == {0}
 
 
+@pytest.mark.parametrize("top_p", [5e-324, 1e-40, 1e-9])
+def test_a_nucleus_that_holds_next_to_nothing_is_the_likeliest_token(top_p: float) -> None:
+    assert set(draw_many(Sampling(temperature=2.0, top_p=top_p), 100)) == {0}
+
+
 def test_log_probabilities_are_the_models_own() -> None:
     """Before temperature, penalty and bans."""
     seen = torch.ones(VOCABULARY, dtype=torch.bool)
