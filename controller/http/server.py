@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from controller.http.app import application
+from controller.http.protocol import Protocol
 from controller.http.tls import server_context
 from controller.service.requests import Requests
 from curfew.rpc.addresses import listening
@@ -50,7 +51,7 @@ class HttpServer:
         context = None if self._tls is None else server_context(self._tls)
         config = uvicorn.Config(
             self._app,
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
