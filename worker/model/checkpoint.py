@@ -97,7 +97,7 @@ def _weight_files(directory: Path) -> list[Path]:
             shards = sorted(set(weight_map.values()))
             if not shards or not all(isinstance(shard, str) for shard in shards):
                 raise ValueError("weight_map must name a file for each tensor")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{index}: not an index of shards: {error!r}") from None
         missing = [shard for shard in shards if not (directory / shard).is_file()]
         if missing:

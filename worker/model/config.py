@@ -87,7 +87,7 @@ class ModelConfig:
         try:
             # Published configs hold a bare Infinity, which Python's reader accepts.
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnsupportedModelError(f"{path}: not JSON: {error}") from None
         if not isinstance(raw, dict):
             raise UnsupportedModelError(f"{path}: an object is needed, not {type(raw).__name__}")

@@ -145,7 +145,17 @@ def test_a_truncated_file_is_named(directory: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": ["b"]}}', '{"weight_map": {}}']
+    "text",
+    [
+        "",
+        "{",
+        "[" * 5000,
+        "[]",
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": ["b"]}}',
+        '{"weight_map": {}}',
+    ],
 )
 def test_a_broken_index_is_named(directory: Path, text: str) -> None:
     (directory / INDEX).write_text(text)

@@ -117,6 +117,7 @@ def test_what_is_not_supported_is_refused_by_key_and_value(change: dict[str, obj
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 5000, "not JSON"),
         ("[]", "an object is needed, not list"),
         ("{}", "mamba_num_heads must be a whole number of at least 1, not None"),
         ('{"model_type": "gpt2"}', "model_type 'gpt2'"),
