@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from kernels.transfer import send, send_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +37,105 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvIndex:
+    """What convolves prefill pieces as one strip; T is their number of tokens, P the pieces, K the
+    convolution's width.
+
+    strip [T + P·(K−1)]: the convolution's inputs piece by piece, K−1 carried rows and then the piece's
+    tokens, as rows of (all carried rows, then the T tokens). rows [T]: the strip's row at which each token's
+    window begins. Both are None for a single piece, whose strip and windows are in order.
+    tail [P, K−1]: the strip's rows that each piece carries on.
+    """
+
+    strip: Tensor | None
+    rows: Tensor | None
+    tail: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkIndex:
+    """The chunks of prefill pieces; T is their number of tokens, n their chunks, Q the chunk length.
+
+    rows [n, Q]: the tokens of each chunk, its last one repeated as padding; real [n, Q, 1], fp32: 1 for a
+    token, 0 for padding. cells [T]: each token's place in the flattened chunks. Chunks end at absolute
+    multiples of Q, so that a result does not depend on how prefill was split, and are ordered by rank, then
+    by piece.
+    ranks: for each rank r, the pieces (as an index tensor) that have an r-th chunk.
+    """
+
+    rows: Tensor
+    real: Tensor
+    cells: Tensor
+    ranks: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class PrefillIndex:
-    """Index data of the prefill pieces; T is their number of tokens, P the pieces, n their chunks, Q the
-    chunk length, K the convolution's width.
+    """Index data of the prefill pieces, P of them.
 
     lengths, starts: tokens of each piece, and the absolute position of its first.
     spans [P, 3], int32: for each piece its first row, its tokens and its start. page_table [P, max pages],
-    int32: each piece's pages, the shorter ones padded with their own first page. Kernels that walk pieces on
-    their own read these two alone.
-    conv_strip [T + P·(K−1)]: the convolution's inputs piece by piece, K−1 carried rows and then the piece's
-    tokens, as rows of (all carried rows, then the T tokens). conv_rows [T]: the strip's row at which each
-    token's window begins. Both are None for a single piece, whose strip and windows are in order.
-    conv_tail [P, K−1]: the strip's rows that each piece carries on.
-    chunk_rows [n, Q]: the tokens of each chunk, its last one repeated as padding; chunk_real [n, Q, 1], fp32:
-    1 for a token, 0 for padding. chunk_cells [T]: each token's place in the flattened chunks. Chunks end at
-    absolute multiples of Q, so that a result does not depend on how prefill was split, and are ordered by
-    rank, then by piece.
-    chunk_ranks: for each rank r, the pieces (as an index tensor) that have an r-th chunk.
+    int32: each piece's pages, the shorter ones padded with their own first page.
+    window, chunk: the convolution's width, and the scan's chunk length.
+
+    Kernels that walk pieces on their own read spans and page_table alone; what others need besides is made
+    when the first of them asks for it.
     """
 
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
     spans: Tensor
     page_table: Tensor
-    conv_strip: Tensor | None
-    conv_rows: Tensor | None
-    conv_tail: Tensor
-    chunk_rows: Tensor
-    chunk_real: Tensor
-    chunk_cells: Tensor
-    chunk_ranks: tuple[Tensor, ...]
+    window: int
+    chunk: int
+
+    @cached_property
+    def conv(self) -> ConvIndex:
+        """Pieces as one strip to convolve."""
+        carried, pieces = self.window - 1, len(self.lengths)
+        strip, rows, tail = list[Tensor](), list[Tensor](), list[Tensor]()
+        for number, (length, first) in enumerate(zip(self.lengths, self._firsts, strict=True)):
+            begin = first + number * carried  # of the piece in the strip
+            strip += [
+                torch.arange(number * carried, (number + 1) * carried),
+                torch.arange(length) + (pieces * carried + first),
+            ]
+            rows.append(torch.arange(begin, begin + length))
+            tail.append(torch.arange(begin + length, begin + length + carried))
+        device = self.spans.device
+        if pieces == 1:
+            return ConvIndex(None, None, send(torch.stack(tail), device))
+        return ConvIndex(*send_all([torch.cat(strip), torch.cat(rows), torch.stack(tail)], device))
+
+    @cached_property
+    def chunks(self) -> ChunkIndex:
+        """Chunks to scan."""
+        spans: list[tuple[int, int, int, int]] = []  # rank, piece, first row, tokens
+        for number, (start, length, first) in enumerate(
+            zip(self.starts, self.lengths, self._firsts, strict=True)
+        ):
+            lengths = chunk_lengths(start, length, self.chunk)
+            begins = accumulate(lengths[:-1], initial=first)
+            spans += [(rank, number, *span) for rank, span in enumerate(zip(begins, lengths, strict=True))]
+        spans.sort()
+        ranks = [
+            torch.tensor([number for _, number, _, _ in members])
+            for _, members in groupby(spans, itemgetter(0))
+        ]
+        _, _, first_row, size = torch.tensor(spans).unsqueeze(-1).unbind(1)  # each [n, 1]
+        within = torch.arange(int(size.max()))
+        rows, real = first_row + within.minimum(size - 1), within < size
+        cells = torch.empty(sum(self.lengths), dtype=torch.long)
+        cells[rows[real]] = real.flatten().nonzero()[:, 0]
+        rows, real, cells, *ranks = send_all(
+            [rows, real.unsqueeze(-1).float(), cells, *ranks], self.spans.device
+        )
+        return ChunkIndex(rows, real, cells, tuple(ranks))
+
+    @property
+    def _firsts(self) -> list[int]:
+        """Each piece's first row."""
+        return list(accumulate(self.lengths[:-1], initial=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +187,7 @@ def step_layout(
     """
     count, total = len(decodes), len(decodes) + len(pieces)
     ends = list(accumulate((piece.length for piece in pieces), initial=count))
-    # One tensor of all that is short: making tensors, and sending them to a device, costs more than numbers.
+    # One tensor of all that is short: making tensors costs more than numbers.
     short = torch.tensor(
         [
             *(s.slot for s in decodes),
@@ -126,25 +198,35 @@ def step_layout(
             *(s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in decodes),
         ],
         dtype=torch.long,
-        device=device,
     )
     slots, last, context, rows = short.split_with_sizes([total, total, count, count])
-    piece_pages: tuple[Tensor, ...] = ()
-    prefill = None
+    host = [slots, last, context, rows, _page_table(decodes, page_tokens)]
     if pieces:
         tables = [_pages(piece, page_tokens) for piece in pieces]
-        piece_pages = tuple(table.to(device) for table in tables)
         written = [_rows(*part, page_tokens) for part in zip(pieces, tables, strict=True)]
-        rows = torch.cat([rows, torch.cat(written).to(device)])
-        prefill = _prefill_index(pieces, chunk, window, page_tokens, device)
+        host[3] = torch.cat([rows, *written])
+        firsts = [end - piece.length - count for end, piece in zip(ends[1:], pieces, strict=True)]
+        spans = [(first, s.length, s.start) for first, s in zip(firsts, pieces, strict=True)]
+        host += [torch.tensor(spans, dtype=torch.int32), _page_table(pieces, page_tokens).int(), *tables]
+    slots, last, context, rows, page_table, *of_pieces = send_all(host, device)
+    prefill = None
+    if pieces:
+        prefill = PrefillIndex(
+            lengths=tuple(piece.length for piece in pieces),
+            starts=tuple(piece.start for piece in pieces),
+            spans=of_pieces[0],
+            page_table=of_pieces[1],
+            window=window,
+            chunk=chunk,
+        )
     return StepLayout(
         tokens=ends[-1],
         decodes=count,
         slots=slots,
         rows=rows,
-        page_table=_page_table(decodes, page_tokens).to(device),
+        page_table=page_table,
         context=context,
-        piece_pages=piece_pages,
+        piece_pages=tuple(of_pieces[2:]),
         prefill=prefill,
         last=last,
     )
@@ -176,48 +258,3 @@ def _page_table(segments: Sequence[Segment], page_tokens: int) -> Tensor:
         row[:count] = segment.pages[:count]
         row[count:] = segment.pages[0]
     return torch.from_numpy(table)
-
-
-def _prefill_index(
-    pieces: Sequence[Segment], chunk: int, window: int, page_tokens: int, device: torch.device
-) -> PrefillIndex:
-    carried = window - 1
-    firsts = list(accumulate((piece.length for piece in pieces), initial=0))
-    strip, conv_rows, conv_tail = [], [], []
-    chunks: list[tuple[int, int, int, int]] = []  # rank, piece, first row, tokens
-    for number, (piece, first) in enumerate(zip(pieces, firsts, strict=False)):
-        begin = first + number * carried  # of the piece in the strip
-        strip += [
-            torch.arange(number * carried, (number + 1) * carried),
-            torch.arange(piece.length) + (len(pieces) * carried + first),
-        ]
-        conv_rows.append(torch.arange(begin, begin + piece.length))
-        conv_tail.append(torch.arange(begin + piece.length, begin + piece.length + carried))
-        lengths = chunk_lengths(piece.start, piece.length, chunk)
-        begins = accumulate(lengths[:-1], initial=first)
-        chunks += [(rank, number, *span) for rank, span in enumerate(zip(begins, lengths, strict=True))]
-    chunks.sort()
-    ranks = [[number for _, number, _, _ in members] for _, members in groupby(chunks, itemgetter(0))]
-    _, _, chunk_first, chunk_size = torch.tensor(chunks).unsqueeze(-1).unbind(1)  # each [n, 1]
-    within = torch.arange(int(chunk_size.max()))
-    chunk_rows, real = chunk_first + within.minimum(chunk_size - 1), within < chunk_size
-    cells = torch.empty(firsts[-1], dtype=torch.long)
-    cells[chunk_rows[real]] = real.flatten().nonzero()[:, 0]
-    single = len(pieces) == 1
-    return PrefillIndex(
-        lengths=tuple(piece.length for piece in pieces),
-        starts=tuple(piece.start for piece in pieces),
-        spans=torch.tensor(
-            [(first, piece.length, piece.start) for first, piece in zip(firsts, pieces, strict=False)],
-            dtype=torch.int32,
-            device=device,
-        ),
-        page_table=_page_table(pieces, page_tokens).to(device, torch.int32),
-        conv_strip=None if single else torch.cat(strip).to(device),
-        conv_rows=None if single else torch.cat(conv_rows).to(device),
-        conv_tail=torch.stack(conv_tail).to(device),
-        chunk_rows=chunk_rows.to(device),
-        chunk_real=real.unsqueeze(-1).float().to(device),
-        chunk_cells=cells.to(device),
-        chunk_ranks=tuple(torch.tensor(rank, device=device) for rank in ranks),
-    )

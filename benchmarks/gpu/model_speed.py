@@ -113,7 +113,7 @@ class MeasuredModel:
             )
 
             def step() -> None:
-                self.network.logits(captured.hidden(tokens, segments)).argmax(-1).tolist()
+                captured.logits(tokens, segments).argmax(-1).tolist()
 
         else:
 

@@ -18,16 +18,16 @@ def conv_prefill(
     x [T, C]; weight [K, C]; bias [C]; states [slots, K−1, C], updated; slots [P]. Returns [T, C].
     """
     strip = torch.cat([states.index_select(0, slots).flatten(0, 1).to(x.dtype), x])
-    if index.conv_strip is not None:
-        strip = strip.index_select(0, index.conv_strip)
+    if index.conv.strip is not None:
+        strip = strip.index_select(0, index.conv.strip)
     # The pool is a cache, not part of the graph that the demo's trainer differentiates.
-    states.index_copy_(0, slots, strip.detach()[index.conv_tail].to(states.dtype))
+    states.index_copy_(0, slots, strip.detach()[index.conv.tail].to(states.dtype))
     windows = len(strip) - len(weight) + 1
     out = strip[:windows] * weight[0]
     for tap in range(1, len(weight)):
         out = torch.addcmul(out, strip[tap : tap + windows], weight[tap])
-    if index.conv_rows is not None:
-        out = out.index_select(0, index.conv_rows)
+    if index.conv.rows is not None:
+        out = out.index_select(0, index.conv.rows)
     return F.silu(out if bias is None else out + bias)
 
 

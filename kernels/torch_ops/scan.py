@@ -33,14 +33,14 @@ def scan_prefill(
     """
     heads, width = x.shape[1:]
     groups, size = b.shape[1:]
-    chunks, length = index.chunk_rows.shape
-    rows = index.chunk_rows.flatten()
+    chunks, length = index.chunks.rows.shape
+    rows = index.chunks.rows.flatten()
 
     def chunked(t: Tensor) -> Tensor:
         return t.index_select(0, rows).float().view(chunks, length, *t.shape[1:])
 
     # Padding takes no time: it neither decays nor adds.
-    steps = chunked(dt) * index.chunk_real  # [n, Q, H]
+    steps = chunked(dt) * index.chunks.real  # [n, Q, H]
     weighted = chunked(x) * steps.unsqueeze(-1)  # [n, Q, H, P]
     b_chunks, c_chunks = chunked(b).transpose(1, 2), chunked(c).transpose(1, 2)  # [n, G, Q, N]
     decay = (steps * a).cumsum(1)  # log of the decay from the chunk's start through each token
@@ -63,7 +63,7 @@ def scan_prefill(
     state = states.index_select(0, slots).float()  # [pieces, H, P, N]
     before: list[Tensor] = []
     chunk = 0
-    for pieces in index.chunk_ranks:
+    for pieces in index.chunks.ranks:
         everyone = len(pieces) == len(state)
         current = state if everyone else state.index_select(0, pieces)
         before.append(current)
@@ -77,7 +77,7 @@ def scan_prefill(
     held = torch.cat(before).view(chunks, groups, -1, size)
     carried = torch.matmul(c_chunks, held.mT).transpose(1, 2).reshape(weighted.shape)  # [n, Q, H, P]
     y = torch.addcmul(y, carried, torch.exp(decay).unsqueeze(-1))
-    y = y.flatten(0, 1).index_select(0, index.chunk_cells)
+    y = y.flatten(0, 1).index_select(0, index.chunks.cells)
     return torch.addcmul(y, x.float(), d.unsqueeze(-1)).type_as(x)
 
 

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.layout import Segment, StepLayout, chunk_lengths, step_layout
+from tests.kernels.waiting import DEVICE, Watch
+from worker.model.parts import tensors_of
 
 PAGE = 4
 CHUNK = 8
@@ -90,12 +92,12 @@ def test_a_tokens_convolution_window_is_what_precedes_it_in_its_sequence(
     # Every row of (carried inputs, tokens) as (piece, position relative to its start).
     rows = [(n, back - (window - 1)) for n in range(len(pieces)) for back in range(window - 1)]
     rows += [(n, offset) for n, piece in enumerate(pieces) for offset in range(piece.length)]
-    strip = rows if index.conv_strip is None else [rows[r] for r in index.conv_strip.tolist()]
+    strip = rows if index.conv.strip is None else [rows[r] for r in index.conv.strip.tolist()]
     tokens = rows[len(pieces) * (window - 1) :]
-    begins = range(len(tokens)) if index.conv_rows is None else index.conv_rows.tolist()
+    begins = range(len(tokens)) if index.conv.rows is None else index.conv.rows.tolist()
     for (n, offset), begin in zip(tokens, begins, strict=True):
         assert strip[begin : begin + window] == [(n, offset - back) for back in range(window - 1, -1, -1)]
-    for n, (piece, kept) in enumerate(zip(pieces, index.conv_tail.tolist(), strict=True)):
+    for n, (piece, kept) in enumerate(zip(pieces, index.conv.tail.tolist(), strict=True)):
         assert [strip[r] for r in kept] == [(n, piece.length - back) for back in range(window - 1, 0, -1)]
 
 
@@ -106,13 +108,13 @@ def test_every_token_is_in_one_chunk_of_its_sequence(step: tuple[list[Segment], 
     index = lay_out(decodes, pieces).prefill
     if index is None:
         return
-    chunks = index.chunk_rows.tolist()
-    assert index.chunk_rows.flatten()[index.chunk_cells].tolist() == list(
+    chunks = index.chunks.rows.tolist()
+    assert index.chunks.rows.flatten()[index.chunks.cells].tolist() == list(
         range(sum(p.length for p in pieces))
     )
-    owners = [(n, rank) for rank, members in enumerate(index.chunk_ranks) for n in members.tolist()]
+    owners = [(n, rank) for rank, members in enumerate(index.chunks.ranks) for n in members.tolist()]
     seen: dict[int, list[int]] = {n: [] for n in range(len(pieces))}
-    for (n, rank), chunk, is_real in zip(owners, chunks, index.chunk_real.tolist(), strict=True):
+    for (n, rank), chunk, is_real in zip(owners, chunks, index.chunks.real.tolist(), strict=True):
         real = [r for r, (flag,) in zip(chunk, is_real, strict=True) if flag]
         assert chunk == real + [real[-1]] * (len(chunk) - len(real))
         assert len(real) == chunk_lengths(pieces[n].start, pieces[n].length, CHUNK)[rank]
@@ -121,3 +123,14 @@ def test_every_token_is_in_one_chunk_of_its_sequence(step: tuple[list[Segment], 
     for n, piece in enumerate(pieces):
         assert seen[n] == list(range(first, first + piece.length))
         first += piece.length
+
+
+def test_a_step_is_laid_out_on_a_device_without_waiting_for_it() -> None:
+    decodes = [Segment(0, 5, 1, [1, 2]), Segment(1, 3, 1, [0])]
+    pieces = [Segment(2, 0, 9, [3, 4, 5]), Segment(3, 4, 2, [6, 7])]
+    with Watch() as watch:
+        layout = step_layout(decodes, pieces, page_tokens=PAGE, chunk=CHUNK, window=4, device=DEVICE)
+        assert layout.prefill is not None
+        others = (layout.prefill.conv, layout.prefill.chunks)
+    assert watch.waits == []
+    assert {tensor.device for tensor in tensors_of((layout, others))} == {DEVICE}

@@ -3,8 +3,9 @@
 A decode step of a 9B model is about 290 launches and takes 4 ms of a GPU: launched one by one it would wait
 for the host. A graph has a fixed batch size and fixed addresses. So there is one for each rung of a ladder
 of sizes; a batch is padded up to the next rung with sequences that have no slot, no page and no context,
-which the Triton kernels skip; and the index data lies in buffers that are refilled before each replay. All
-graphs share one memory pool, the largest captured first, since only one runs at a time.
+which the Triton kernels skip; and the index data lies in buffers that are refilled before each replay, as
+the logits do that come of it. All graphs share one memory pool, the largest captured first, since only one
+runs at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import Segment, StepLayout
+from kernels.transfer import pinned
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -60,9 +62,8 @@ def cuda_capture(device: torch.device) -> Capture:
 
 @dataclass(frozen=True, slots=True)
 class _Rung:
-    """One captured size. host and inputs [4, size]: tokens, slots, rows and contexts."""
+    """One captured size. inputs [4, size]: tokens, slots, rows and contexts."""
 
-    host: Tensor
     inputs: Tensor
     replay: Step
 
@@ -85,44 +86,48 @@ class DecodeGraphs:
         self.largest = max(sizes)
         # One row for each place in the batch; a row is rewritten when another sequence takes the place.
         self._table = torch.zeros(self.largest, max_pages, dtype=torch.long, device=network.device)
-        self._pages: list[list[int]] = [[] for _ in range(self.largest)]
+        self._pages: list[Sequence[int]] = [[] for _ in range(self.largest)]
+        # One for all sizes: the graphs' own outputs would each keep their memory.
+        self._logits = torch.empty(
+            self.largest, network.config.vocab_size, dtype=torch.float32, device=network.device
+        )
         with torch.no_grad():
             self._rungs = {size: self._capture(size, capture) for size in sorted(sizes, reverse=True)}
 
     @torch.no_grad()
-    def hidden(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
-        """Decodes one token for each of up to `largest` sequences: [n, hidden], valid until the next call.
+    def logits(self, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
+        """Decodes one token for each of up to `largest` sequences: [n, vocab], fp32, valid until the next
+        call, and the caller's to overwrite until then. Waits for nothing.
 
-        The result must have been waited for before the next call refills the buffers.
+        A sequence's list of pages stays as it is while it decodes.
         """
         count = len(segments)
         rung = self._rungs[min(size for size in self._rungs if size >= count)]
-        padding = rung.host.shape[1] - count
+        padding = rung.inputs.shape[1] - count
         page_tokens = self._page_tokens
         rows = [s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in segments]
-        rung.host.copy_(
-            torch.tensor(
-                [
-                    [*tokens, *([0] * padding)],
-                    [*(s.slot for s in segments), *([-1] * padding)],
-                    [*rows, *([-1] * padding)],
-                    [*(s.start + 1 for s in segments), *([0] * padding)],
-                ]
-            )
-        )
-        rung.inputs.copy_(rung.host, non_blocking=True)
+        inputs = [
+            [*tokens, *([0] * padding)],
+            [*(s.slot for s in segments), *([-1] * padding)],
+            [*rows, *([-1] * padding)],
+            [*(s.start + 1 for s in segments), *([0] * padding)],
+        ]
+        self._refill(rung.inputs, inputs)
         for place, segment in enumerate(segments):
-            if self._pages[place] != segment.pages:
-                self._pages[place] = list(segment.pages)
-                self._table[place, : len(segment.pages)] = torch.tensor(segment.pages)
+            # The same list, since to compare the numbers of long ones would take longer than to send them.
+            if self._pages[place] is not segment.pages:
+                self._pages[place] = segment.pages
+                self._refill(self._table[place, : len(segment.pages)], segment.pages)
         return rung.replay()[:count]
 
+    def _refill(self, buffer: Tensor, values: Sequence[object]) -> None:
+        """The replays before have read it by then: the copy takes its turn behind them."""
+        buffer.copy_(pinned(torch.tensor(values), buffer.device), non_blocking=True)
+
     def _capture(self, size: int, capture: Capture) -> _Rung:
-        device = self._network.device
-        host = torch.tensor([[0], [-1], [-1], [0]]).repeat(1, size)
-        if device.type == "cuda":
-            host = host.pin_memory()
-        inputs = host.to(device, copy=True)
+        network, pools = self._network, self._pools
+        device = network.device
+        inputs = torch.tensor([[0], [-1], [-1], [0]], device=device).repeat(1, size)
         tokens, slots, rows, context = inputs
         layout = StepLayout(
             tokens=size,
@@ -135,4 +140,7 @@ class DecodeGraphs:
             prefill=None,
             last=torch.arange(size, device=device),
         )
-        return _Rung(host, inputs, capture(lambda: self._network.hidden(tokens, layout, self._pools)))
+        logits = self._logits[:size]
+        return _Rung(
+            inputs, capture(lambda: network.logits(network.hidden(tokens, layout, pools), out=logits))
+        )

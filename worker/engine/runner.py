@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import Segment, step_layout
+from kernels.transfer import send
 from worker.engine.compiled import CompiledDecode
 from worker.engine.graphs import DecodeGraphs
 from worker.engine.scheduler import Piece, Plan
@@ -33,7 +34,8 @@ class Runner:
         self._graphs, self._compiled = graphs, compiled
 
     def run(self, plan: Plan) -> Tensor:
-        """Feeds the plan's tokens. Returns the logits [decodes + pieces, vocab] that follow each one's last.
+        """Feeds the plan's tokens. Returns the logits [decodes + pieces, vocab] that follow each one's last,
+        valid until the next run. On a GPU they are not computed yet: nothing has been waited for.
 
         The sequences themselves are not touched.
         """
@@ -44,7 +46,7 @@ class Runner:
             # A CPU gains nothing from computing pieces in the same products.
             return torch.cat([logits, self._run([], [], plan.pieces)]) if plan.pieces else logits
         if self._graphs is not None and not plan.pieces and len(tokens) <= self._graphs.largest:
-            return self.network.logits(self._graphs.hidden(tokens, decodes))
+            return self._graphs.logits(tokens, decodes)
         return self._run(tokens, decodes, plan.pieces)
 
     def _run(self, tokens: list[int], decodes: list[Segment], pieces: list[Piece]) -> Tensor:
@@ -62,7 +64,7 @@ class Runner:
             window=config.conv_kernel,
             device=device,
         )
-        hidden = self.network.hidden(torch.tensor(fed, device=device), layout, self.pools)
+        hidden = self.network.hidden(send(torch.tensor(fed), device), layout, self.pools)
         return self.network.logits(hidden.index_select(0, layout.last) if pieces else hidden)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels import torch_ops
+from kernels.transfer import send, send_all
 
 _MASK = (1 << 64) - 1
 # Below it the likeliest token is taken: others are drawn only when they differ by less than their rounding.
@@ -101,34 +102,45 @@ def _mix(value: int) -> int:
 def choose(logits: Tensor, draws: Sequence[Draw], sample: Sample = torch_ops.sample) -> list[Choice]:
     """Chooses one token for each row of logits [n, vocab], fp32, which it may overwrite. sample: the kernel
     that draws.
+
+    Everything is launched before it waits for anything, while the device still computes the logits.
     """
+    device = logits.device
     reported = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
-    model_logprobs = torch.log_softmax(logits[reported], dim=-1) if reported else None
+    if reported:
+        reported_rows = _rows(reported, device)
+        model_logprobs = torch.log_softmax(logits.index_select(0, reported_rows), dim=-1)
     _penalise(logits, draws)
     _ban(logits, draws)
     _restrict(logits, draws)
     ids = _choose_ids(logits, draws, sample)
-    if model_logprobs is None:
-        return [Choice(token_id) for token_id in ids]
+    if not reported:
+        return [Choice(token_id) for token_id in ids.tolist()]
     reports = _report(
         model_logprobs,
-        [ids[row] for row in reported],
+        ids.index_select(0, reported_rows),
         [draws[row].sampling.logprobs or 0 for row in reported],
     )
     of_row = dict(zip(reported, reports, strict=True))
-    return [Choice(token_id, of_row.get(row)) for row, token_id in enumerate(ids)]
+    return [Choice(token_id, of_row.get(row)) for row, token_id in enumerate(ids.tolist())]
+
+
+def _rows(rows: Sequence[int], device: torch.device) -> Tensor:
+    return send(torch.tensor(rows), device)
 
 
 def _penalise(logits: Tensor, draws: Sequence[Draw]) -> None:
     """Keskar et al. 2019: positive logits of seen tokens are divided, negative ones multiplied."""
-    rows = [row for row, draw in enumerate(draws) if draw.seen is not None]
-    if not rows:
+    found = [row for row, draw in enumerate(draws) if draw.seen is not None]
+    if not found:
         return
-    values = logits[rows]
+    rows = _rows(found, logits.device)
+    values = logits.index_select(0, rows)
     seen = torch.stack([draw.seen for draw in draws if draw.seen is not None])
-    penalty = torch.tensor([[draws[row].sampling.repetition_penalty] for row in rows], device=logits.device)
+    penalty = torch.tensor([[draws[row].sampling.repetition_penalty] for row in found])
+    penalty = send(penalty, logits.device)
     penalised = torch.where(values > 0, values / penalty, values * penalty)
-    logits[rows] = torch.where(seen, penalised, values)
+    logits.index_copy_(0, rows, torch.where(seen, penalised, values))
 
 
 def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
@@ -137,7 +149,9 @@ def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
         if draw.banned is not None:
             rows_of.setdefault(draw.banned, []).append(row)
     for banned, rows in rows_of.items():
-        logits[torch.tensor(rows, device=logits.device)[:, None], banned] = -torch.inf
+        # A plain number would be copied to the device, and waited for.
+        never = logits.new_full((), -torch.inf)
+        logits.index_put_((_rows(rows, logits.device)[:, None], banned), never)
 
 
 def _restrict(logits: Tensor, draws: Sequence[Draw]) -> None:
@@ -146,57 +160,52 @@ def _restrict(logits: Tensor, draws: Sequence[Draw]) -> None:
         return
     # All go to the device at once; there each row is masked where it lies.
     allowed = torch.stack([draw.allowed for draw in draws if draw.allowed is not None])
-    for row, banned in zip(rows, allowed.logical_not_().to(logits.device), strict=True):
+    for row, banned in zip(rows, send(allowed.logical_not_(), logits.device), strict=True):
         logits[row].masked_fill_(banned, -torch.inf)
 
 
-def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:
+def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> Tensor:
+    """Ids [n], on the device."""
     random = [row for row, draw in enumerate(draws) if draw.sampling.temperature >= _LEAST_TEMPERATURE]
     if len(random) == len(draws):
         return _draw(logits, draws, sample)
-    ids: list[int] = logits.argmax(-1).tolist()
+    ids = logits.argmax(-1)
     if random:
-        drawn = _draw(logits[random], [draws[row] for row in random], sample)
-        for row, token_id in zip(random, drawn, strict=True):
-            ids[row] = token_id
+        rows = _rows(random, logits.device)
+        drawn = _draw(logits.index_select(0, rows), [draws[row] for row in random], sample)
+        ids.index_copy_(0, rows, drawn)
     return ids
 
 
-def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> list[int]:
-    temperature, top_p, top_k, min_p, random = zip(
-        *(
-            (
-                s.temperature,
-                max(s.top_p, _LEAST_TOP_P),
-                min(s.top_k, logits.shape[1]),
-                s.min_p,
-                uniform(s.seed, draw.position),
-            )
-            for draw in draws
-            for s in (draw.sampling,)
-        ),
-        strict=True,
-    )
-    # One tensor, since each takes its time on the way to a device.
-    rules = torch.tensor([temperature, top_p, top_k, min_p, random], device=logits.device).unbind()
-    ids: list[int] = sample(
+def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> Tensor:
+    """Ids [n], on the device."""
+    rules: list[list[float]] = [
+        [draw.sampling.temperature for draw in draws],
+        [max(draw.sampling.top_p, _LEAST_TOP_P) for draw in draws],
+        [min(draw.sampling.top_k, logits.shape[1]) for draw in draws],
+        [draw.sampling.min_p for draw in draws],
+        [uniform(draw.sampling.seed, draw.position) for draw in draws],
+    ]
+    temperature, top_p, top_k, min_p, random = send_all(torch.tensor(rules).unbind(), logits.device)
+    return sample(
         logits,
-        rules[0],
-        rules[1] if min(top_p) < 1 else None,
-        rules[2] if max(top_k) > 0 else None,
-        rules[3] if max(min_p) > 0 else None,
-        rules[4],
-    ).tolist()
-    return ids
+        temperature,
+        top_p if min(rules[1]) < 1 else None,
+        top_k if max(rules[2]) > 0 else None,
+        min_p if max(rules[3]) > 0 else None,
+        random,
+    )
 
 
-def _report(logprobs: Tensor, chosen: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
-    """logprobs [n, vocab] of rows of which `chosen` were taken and `counts` of the likeliest are wanted."""
-    of_chosen = logprobs.gather(1, torch.tensor(chosen, device=logprobs.device)[:, None]).squeeze(1).tolist()
+def _report(logprobs: Tensor, chosen: Tensor, counts: Sequence[int]) -> list[TokenLogprobs]:
+    """logprobs [n, vocab] of rows of which `chosen` [n] were taken and `counts` of the likeliest are
+    wanted.
+    """
+    of_chosen = logprobs.gather(1, chosen[:, None]).squeeze(1)
     top = torch.topk(logprobs, min(max(counts), logprobs.shape[1]), dim=-1)
     return [
         TokenLogprobs(own, tuple(zip(ids[:count], values[:count], strict=True)))
         for own, ids, values, count in zip(
-            of_chosen, top.indices.tolist(), top.values.tolist(), counts, strict=True
+            of_chosen.tolist(), top.indices.tolist(), top.values.tolist(), counts, strict=True
         )
     ]

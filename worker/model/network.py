@@ -161,9 +161,10 @@ class Network:
                 x = layer.down(kernels.relu2(layer.up(normed)))
         return kernels.add_rms_norm(x, residual, self._final_norm, eps)[0]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Normed hidden states [n, hidden] → logits [n, vocab] in fp32."""
-        return self._head(hidden).float()
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Normed hidden states [n, hidden] → logits [n, vocab] in fp32. out: where to put them."""
+        logits = self._head(hidden)
+        return logits.float() if out is None else out.copy_(logits)
 
     def sample(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.waiting import DEVICE, Watch
 from worker.engine.sampling import Draw, Sampling, choose, uniform
 
 VOCABULARY = 12
@@ -273,3 +275,29 @@ def test_only_what_is_allowed_is_chosen_and_the_other_rows_do_not_notice(tempera
     assert set(chosen[0::3]) | set(chosen[2::3]) <= {9, 10}
     assert chosen[1::3] == [choice.token_id for choice in alone]
     assert bool(allowed[9])  # the mask is the grammar's, and stays as it was
+
+
+def test_a_device_is_waited_for_only_when_all_is_launched() -> None:
+    """So that it goes on from the logits to the tokens without a pause."""
+    logits = torch.empty(6, VOCABULARY, device=DEVICE)
+    banned, seen = torch.empty(2, dtype=torch.long, device=DEVICE), torch.empty(VOCABULARY, device=DEVICE) > 0
+    warm = Sampling(temperature=0.6, top_p=0.9, top_k=5, min_p=0.1)
+    draws = [
+        Draw(warm, 0),
+        Draw(Sampling(), 1, banned),
+        Draw(Sampling(logprobs=2), 2),
+        Draw(replace(warm, repetition_penalty=1.2, logprobs=3), 3, banned, seen),
+        Draw(Sampling(repetition_penalty=1.2), 4, seen=seen),
+        Draw(warm, 5, allowed=torch.ones(VOCABULARY, dtype=torch.bool)),
+    ]
+
+    def sample(logits: Tensor, *rules: Tensor | None) -> Tensor:
+        assert all(rule is not None and rule.device == DEVICE for rule in rules)
+        return torch.empty(len(logits), dtype=torch.long, device=DEVICE)
+
+    for some in (draws, draws[1:2], draws[:1]):
+        with Watch() as watch:
+            assert len(choose(logits[: len(some)], some, sample)) == len(some)
+        assert set(watch.waits) == {"tolist"}
+        assert watch.late == []
+    assert watch.waits == ["tolist"]

@@ -53,7 +53,8 @@ def filled_pools() -> Pools:
 
 def plain(pools: Pools, tokens: Sequence[int], segments: Sequence[Segment]) -> Tensor:
     layout = step_layout(segments, [], page_tokens=PAGE, chunk=128, window=4, device=CPU)
-    return network("torch").hidden(torch.tensor(tokens), layout, pools)
+    model = network("torch")
+    return model.logits(model.hidden(torch.tensor(tokens), layout, pools))
 
 
 def test_padded_steps_give_what_plain_ones_give_and_touch_nothing_else() -> None:
@@ -71,7 +72,7 @@ def test_padded_steps_give_what_plain_ones_give_and_touch_nothing_else() -> None
         ([6], [Segment(5, 35, 1, [2, 7, 3])]),
     ]
     for tokens, segments in batches:
-        got = graphs.hidden(tokens, segments)
+        got = graphs.logits(tokens, segments)
         torch.testing.assert_close(got, plain(theirs, tokens, segments), rtol=1e-5, atol=1e-5)
     for mine, other in zip((*ours.conv, *ours.ssm), (*theirs.conv, *theirs.ssm), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
