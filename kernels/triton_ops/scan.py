@@ -5,8 +5,9 @@
 2. `scan_states_kernel` walks each sequence chunk by chunk with the state in registers, in fp32: one matrix
    product to a chunk. It leaves the state before each chunk for 3 (in the type of the inputs, in which 3
    multiplies), and the last one in the slot.
-3. `scan_outputs_kernel` computes blocks of 64 outputs (32 before Hopper), all at once: what the state
-   before the chunk gives, and the masked product with the chunk's own inputs, as attention does it.
+3. `scan_outputs_kernel` computes half a chunk of outputs at once, of several heads of a group one after the
+  other, since what they share, C · Bᵀ, is the larger half of the work: what the state before the chunk
+  gives, and the masked product with the chunk's own inputs, as attention does it.
 
 Chunks of 128 tokens lie at absolute positions, so that a prefill that is split at a multiple of 128 gives
 the same bits.
@@ -14,11 +15,12 @@ the same bits.
 Bytes per chunk at 128 heads × 80, state 128, 8 groups, bf16: x is read twice (5.2 MB), y written (2.6), the
 states written and read (5.2), B read twice and C once (0.8), time steps (0.3): 14 MB, where mamba-ssm's
 five kernels move about 26, and one that kept everything in registers would move 6. That one exists only on
-paper: with the outputs in the walk, the compiler needs more than 255 registers, and every chunk waits for
-some ten barriers. At 8k tokens 0.9 GB are 0.21 ms at 4.3 TB/s; the work is 84 GFLOP, 0.11 ms at the peak.
+paper: with the outputs in the walk, the compiler needs more than 255 registers.
 
-No loop is pipelined in software: with more than one stage the compiler has produced wrong wgmma code in
-such loops on sm_90. Other programs of the same multiprocessor hide the latency.
+Both loops are pipelined in software: what the next chunk, or the next head, needs is on its way to shared
+memory. What then takes the time is each step's chain of barriers in the walk, and the exponentials in the
+outputs. No loop may carry two accumulators of different widths: for a head of 80 as 64 + 16 channels, Triton
+3.6 gives wrong wgmma code on sm_90, and so the walk takes 64 channels to a program, the last ones masked.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _CHUNK = 128
 _DECAY_HEADS, _DECAY_WARPS = 32, 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def scan_decay_kernel(
     dt_ptr,
     a_ptr,
@@ -71,32 +73,7 @@ def scan_decay_kernel(
     tl.store(decay_ptr + turned, decay, mask=inside)
 
 
-@triton.jit
-def _walk(
-    state,
-    x_ptr,
-    before_ptr,
-    rows,
-    here,
-    channels,
-    n,
-    x_stride,
-    b,
-    to_end,
-    whole,
-    WIDTH: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """Takes some channels over one chunk: stores the state before it, returns the one after it."""
-    inside = (channels < WIDTH)[:, None] & (n < SIZE)[None, :]
-    tl.store(before_ptr + channels[:, None] * SIZE + n[None, :], state.to(b.dtype), mask=inside)
-    loaded = here[:, None] & (channels < WIDTH)[None, :]
-    x = tl.load(x_ptr + rows[:, None] * x_stride + channels[None, :], mask=loaded, other=0.0)
-    added = (x.to(tl.float32) * to_end[:, None]).to(b.dtype)
-    return tl.dot(tl.trans(added), b, acc=state * whole, input_precision="ieee")
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["slots_ptr"])
 def scan_states_kernel(
     x_ptr,
     steps_ptr,
@@ -115,88 +92,181 @@ def scan_states_kernel(
     SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
-    HEAD: tl.constexpr,
-    TAIL: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """One program for each part of a head's channels × head × piece."""
+    """One program for each part of a head's channels × head × piece. The state stands as [size, channels]: a
+    matrix instruction has 64 rows or 128, and 80 channels are neither.
+    """
     part, head, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(spans_ptr + piece * 3).to(tl.int64)
     length = tl.load(spans_ptr + piece * 3 + 1)
     start = tl.load(spans_ptr + piece * 3 + 2)
-    end = start + length
     slot = tl.load(slots_ptr + piece).to(tl.int64)
-    within = tl.arange(0, CHUNK)
+    token = tl.arange(0, CHUNK)
     n = tl.arange(0, BLOCK_N)
-    steps_ptr += head.to(tl.int64) * tokens
-    decay_ptr += head.to(tl.int64) * tokens
-    b_ptr += (head // HEADS_PER_GROUP) * SIZE
-    x_ptr += head * WIDTH
+    channel = part * CHANNELS + tl.arange(0, CHANNELS)
+    held = (n < SIZE)[:, None] & (channel < WIDTH)[None, :]
+    state_ptr = states_ptr + (slot * HEADS + head) * (WIDTH * SIZE) + channel[None, :] * SIZE + n[:, None]
+    state = tl.load(state_ptr, mask=held, other=0.0).to(tl.float32)
     # A piece of L tokens touches fewer than L / CHUNK + 2 chunks: so many are kept apart for it.
     before_ptr += (first // CHUNK + 2 * piece) * (HEADS * WIDTH * SIZE) + head * (WIDTH * SIZE)
-    state_ptr = states_ptr + (slot * HEADS + head) * (WIDTH * SIZE) + n[None, :]
-    stored = states_ptr.dtype.element_ty
-    channels = part * (HEAD + TAIL) + tl.arange(0, HEAD)
-    exists = (channels < WIDTH)[:, None] & (n < SIZE)[None, :]
-    state = tl.load(state_ptr + channels[:, None] * SIZE, mask=exists, other=0.0).to(tl.float32)
-    if TAIL > 0:
-        last_channels = part * (HEAD + TAIL) + HEAD + tl.arange(0, TAIL)
-        last_exists = (last_channels < WIDTH)[:, None] & (n < SIZE)[None, :]
-        last_state = tl.load(state_ptr + last_channels[:, None] * SIZE, mask=last_exists, other=0.0).to(
-            tl.float32
-        )
-    for chunk in range(start // CHUNK, tl.cdiv(end, CHUNK)):
-        at = chunk * CHUNK + within
-        here = (at >= start) & (at < end)
-        rows = first + (at - start)
-        dt = tl.load(steps_ptr + rows, mask=here, other=0.0)
-        decay = tl.load(decay_ptr + rows, mask=here, other=0.0)
-        total = tl.load(decay_ptr + first + tl.minimum((chunk + 1) * CHUNK, end) - start - 1)
+    # What follows is of one chunk, and moves on with it. The first may have begun before the piece.
+    low, high = start % CHUNK, start % CHUNK + length
+    first -= low
+    steps_ptr += head.to(tl.int64) * tokens + first
+    decay_ptr += head.to(tl.int64) * tokens + first
+    b_ptr += first * b_stride + (head // HEADS_PER_GROUP) * SIZE
+    x_ptr += first * x_stride + head * WIDTH
+    for _ in tl.range(0, tl.cdiv(high, CHUNK), num_stages=STAGES):
+        here = (token >= low) & (token < high)
+        dt = tl.load(steps_ptr + token, mask=here, other=0.0)
+        decay = tl.load(decay_ptr + token, mask=here, other=0.0)
+        total = tl.load(decay_ptr + tl.minimum(CHUNK, high) - 1)
         b = tl.load(
-            b_ptr + rows[:, None] * b_stride + n[None, :], mask=here[:, None] & (n < SIZE)[None, :], other=0.0
+            b_ptr + token[:, None] * b_stride + n[None, :],
+            mask=here[:, None] & (n < SIZE)[None, :],
+            other=0.0,
         )
-        to_end = dt * tl.exp2(total - decay)
-        whole = tl.exp2(total)
-        state = _walk(
-            state, x_ptr, before_ptr, rows, here, channels, n, x_stride, b, to_end, whole, WIDTH, SIZE
+        x = tl.load(
+            x_ptr + token[:, None] * x_stride + channel[None, :],
+            mask=here[:, None] & (channel < WIDTH)[None, :],
+            other=0.0,
         )
-        if TAIL > 0:
-            last_state = _walk(
-                last_state,
-                x_ptr,
-                before_ptr,
-                rows,
-                here,
-                last_channels,
-                n,
-                x_stride,
-                b,
-                to_end,
-                whole,
-                WIDTH,
-                SIZE,
-            )
+        tl.store(before_ptr + channel[None, :] * SIZE + n[:, None], state.to(b.dtype), mask=held)
+        added = (x.to(tl.float32) * (dt * tl.exp2(total - decay))[:, None]).to(b.dtype)
+        state = tl.dot(tl.trans(b), added, acc=state * tl.exp2(total), input_precision="ieee")
+        low, high = 0, high - CHUNK
+        steps_ptr += CHUNK
+        decay_ptr += CHUNK
+        b_ptr += CHUNK * b_stride
+        x_ptr += CHUNK * x_stride
         before_ptr += HEADS * WIDTH * SIZE
-    tl.store(state_ptr + channels[:, None] * SIZE, state.to(stored), mask=exists)
-    if TAIL > 0:
-        tl.store(state_ptr + last_channels[:, None] * SIZE, last_state.to(stored), mask=last_exists)
+    tl.store(state_ptr, state.to(states_ptr.dtype.element_ty), mask=held)
 
 
 @triton.jit
-def _carried(c, before_ptr, channels, n, since_begin, WIDTH: tl.constexpr, SIZE: tl.constexpr):
-    """What the state before the chunk gives: [tokens, channels]."""
-    inside = (channels < WIDTH)[:, None] & (n < SIZE)[None, :]
-    state = tl.load(before_ptr + channels[:, None] * SIZE + n[None, :], mask=inside, other=0.0)
-    return tl.dot(c, tl.trans(state), input_precision="ieee") * since_begin[:, None]
+def _channels(
+    c,
+    own,
+    past,
+    since_begin,
+    x_ptr,
+    before_ptr,
+    y_ptr,
+    token,
+    low,
+    high,
+    channel,
+    n,
+    x_stride,
+    y_stride,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    HALF: tl.constexpr,
+    SECOND: tl.constexpr,
+):
+    """Some channels of one head: what the state before the chunk gives, and the chunk's own inputs."""
+    exists = channel < WIDTH
+    state = tl.load(
+        before_ptr + channel[:, None] * SIZE + n[None, :],
+        mask=exists[:, None] & (n < SIZE)[None, :],
+        other=0.0,
+    )
+    inside = ((token >= low) & (token < high))[:, None] & exists[None, :]
+    x = tl.load(x_ptr + token[:, None] * x_stride + channel[None, :], mask=inside, other=0.0)
+    y = tl.dot(c, tl.trans(state), input_precision="ieee") * since_begin[:, None]
+    y = tl.dot(own, x, acc=y, input_precision="ieee")
+    if SECOND:
+        earlier = tl.arange(0, HALF)
+        past_x = tl.load(
+            x_ptr + earlier[:, None] * x_stride + channel[None, :],
+            mask=(earlier >= low)[:, None] & exists[None, :],
+            other=0.0,
+        )
+        y = tl.dot(past, past_x, acc=y, input_precision="ieee")
+    tl.store(y_ptr + token[:, None] * y_stride + channel[None, :], y.to(c.dtype), mask=inside)
 
 
 @triton.jit
-def _add_mixed(y, mixing, x_ptr, rows, here, channels, x_stride, WIDTH: tl.constexpr):
-    inside = here[:, None] & (channels < WIDTH)[None, :]
-    x = tl.load(x_ptr + rows[:, None] * x_stride + channels[None, :], mask=inside, other=0.0)
-    return tl.dot(mixing, x, acc=y, input_precision="ieee")
+def _heads(
+    x_ptr,
+    steps_ptr,
+    decay_ptr,
+    b_ptr,
+    c_ptr,
+    d_ptr,
+    before_ptr,
+    y_ptr,
+    low,
+    high,
+    tokens,
+    x_stride,
+    b_stride,
+    c_stride,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    HALF: tl.constexpr,
+    SECOND: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    HEAD: tl.constexpr,
+    TAIL: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Outputs of the first or SECOND half of a chunk, head by head. All is of the chunk, of which the tokens
+    low .. high − 1 are there.
+    """
+    earlier, n = tl.arange(0, HALF), tl.arange(0, BLOCK_N)
+    token = earlier + HALF if SECOND else earlier
+    here, stored = (token >= low) & (token < high), (n < SIZE)[None, :]
+    c = tl.load(c_ptr + token[:, None] * c_stride + n[None, :], mask=here[:, None] & stored, other=0.0)
+    b = tl.load(b_ptr + token[:, None] * b_stride + n[None, :], mask=here[:, None] & stored, other=0.0)
+    scores = tl.dot(c, tl.trans(b), input_precision="ieee")
+    scores = tl.where(token[:, None] >= token[None, :], scores, 0.0)
+    past_scores = scores
+    if SECOND:
+        b = tl.load(
+            b_ptr + earlier[:, None] * b_stride + n[None, :],
+            mask=(earlier >= low)[:, None] & stored,
+            other=0.0,
+        )
+        past_scores = tl.dot(c, tl.trans(b), input_precision="ieee")
+    for _ in tl.range(0, TOGETHER, num_stages=STAGES):
+        dt = tl.load(steps_ptr + token, mask=here, other=0.0)
+        decay = tl.load(decay_ptr + token, mask=here, other=0.0)
+        # What is not seen has a score of 0, which must not meet an infinite weight.
+        fade = tl.exp2(tl.minimum(decay[:, None] - decay[None, :], 0.0))
+        weights = scores * fade * dt[None, :]
+        # y has D·x: the diagonal's share.
+        skip = tl.load(d_ptr).to(tl.float32)
+        own = tl.where(token[:, None] == token[None, :], weights + skip, weights).to(c.dtype)
+        past = own
+        if SECOND:
+            past_dt = tl.load(steps_ptr + earlier, mask=earlier >= low, other=0.0)
+            past_decay = tl.load(decay_ptr + earlier, mask=earlier >= low, other=0.0)
+            fade = tl.exp2(decay[:, None] - past_decay[None, :])
+            past = (past_scores * fade * past_dt[None, :]).to(c.dtype)
+        since_begin = tl.exp2(decay)
+        _channels(
+            c, own, past, since_begin, x_ptr, before_ptr, y_ptr, token, low, high,
+            tl.arange(0, HEAD), n, x_stride, HEADS * WIDTH, WIDTH, SIZE, HALF, SECOND,
+        )  # fmt: skip
+        if TAIL > 0:
+            _channels(
+                c, own, past, since_begin, x_ptr, before_ptr, y_ptr, token, low, high,
+                HEAD + tl.arange(0, TAIL), n, x_stride, HEADS * WIDTH, WIDTH, SIZE, HALF, SECOND,
+            )  # fmt: skip
+        steps_ptr += tokens
+        decay_ptr += tokens
+        d_ptr += 1
+        x_ptr += WIDTH
+        before_ptr += WIDTH * SIZE
+        y_ptr += WIDTH
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def scan_outputs_kernel(
     x_ptr,
     steps_ptr,
@@ -217,76 +287,44 @@ def scan_outputs_kernel(
     SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TOGETHER: tl.constexpr,
     HEAD: tl.constexpr,
     TAIL: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """One program for each head × block of outputs × piece. Heads that share B and C run side by side."""
-    head, piece = tl.program_id(0), tl.program_id(2)
+    """One program for each few heads of a group, which share B and C × half of a chunk × piece."""
+    HALF: tl.constexpr = CHUNK // 2
+    head, piece = tl.program_id(0) * TOGETHER, tl.program_id(2)
     first = tl.load(spans_ptr + piece * 3).to(tl.int64)
     length = tl.load(spans_ptr + piece * 3 + 1)
     start = tl.load(spans_ptr + piece * 3 + 2)
-    end = start + length
-    begin = (start // BLOCK + tl.program_id(1)) * BLOCK
-    if begin >= end:
+    half = start // HALF + tl.program_id(1)
+    if half * HALF >= start + length:
         return
-    chunk = begin // CHUNK
-    within = tl.arange(0, BLOCK)
-    n = tl.arange(0, BLOCK_N)
+    chunk = half // 2
     group = head // HEADS_PER_GROUP
-    steps_ptr += head.to(tl.int64) * tokens
-    decay_ptr += head.to(tl.int64) * tokens
-    b_ptr += group * SIZE
-    x_ptr += head * WIDTH
-    chunk_number = first // CHUNK + 2 * piece + (chunk - start // CHUNK)
-    before_ptr += (chunk_number * HEADS + head) * (WIDTH * SIZE)
-    at = begin + within
-    here = (at >= start) & (at < end)
-    rows = first + (at - start)
-    c = tl.load(
-        c_ptr + group * SIZE + rows[:, None] * c_stride + n[None, :],
-        mask=here[:, None] & (n < SIZE)[None, :],
-        other=0.0,
-    )
-    decay = tl.load(decay_ptr + rows, mask=here, other=0.0)
-    since_begin = tl.exp2(decay)
-    channels = tl.arange(0, HEAD)
-    y = _carried(c, before_ptr, channels, n, since_begin, WIDTH, SIZE)
-    if TAIL > 0:
-        last_channels = HEAD + tl.arange(0, TAIL)
-        last_y = _carried(c, before_ptr, last_channels, n, since_begin, WIDTH, SIZE)
-    skip = tl.load(d_ptr + head).to(tl.float32)
-    for key in range(chunk * CHUNK, begin + BLOCK, BLOCK):
-        key_at = key + within
-        key_here = (key_at >= start) & (key_at < end)
-        key_rows = first + (key_at - start)
-        b = tl.load(
-            b_ptr + key_rows[:, None] * b_stride + n[None, :],
-            mask=key_here[:, None] & (n < SIZE)[None, :],
-            other=0.0,
-        )
-        key_dt = tl.load(steps_ptr + key_rows, mask=key_here, other=0.0)
-        key_decay = tl.load(decay_ptr + key_rows, mask=key_here, other=0.0)
-        scores = tl.dot(c, tl.trans(b), input_precision="ieee")
-        seen = here[:, None] & (at[:, None] >= key_at[None, :])
-        weights = (
-            scores
-            * tl.exp2(tl.where(seen, decay[:, None] - key_decay[None, :], float("-inf")))
-            * key_dt[None, :]
-        )
-        # y has D·x: the diagonal's share.
-        mixing = tl.where(at[:, None] == key_at[None, :], weights + skip, weights).to(c.dtype)
-        y = _add_mixed(y, mixing, x_ptr, key_rows, key_here, channels, x_stride, WIDTH)
-        if TAIL > 0:
-            last_y = _add_mixed(last_y, mixing, x_ptr, key_rows, key_here, last_channels, x_stride, WIDTH)
-    y_ptr += rows[:, None] * (HEADS * WIDTH) + head * WIDTH
-    tl.store(y_ptr + channels[None, :], y.to(c.dtype), mask=here[:, None] & (channels < WIDTH)[None, :])
-    if TAIL > 0:
-        tl.store(
-            y_ptr + last_channels[None, :],
-            last_y.to(c.dtype),
-            mask=here[:, None] & (last_channels < WIDTH)[None, :],
-        )
+    before_ptr += ((first // CHUNK + 2 * piece + (chunk - start // CHUNK)) * HEADS + head) * (WIDTH * SIZE)
+    # The first chunk may have begun before the piece.
+    low, high = start - chunk * CHUNK, start - chunk * CHUNK + length
+    row = first - low
+    steps_ptr += head.to(tl.int64) * tokens + row
+    decay_ptr += head.to(tl.int64) * tokens + row
+    x_ptr += row * x_stride + head * WIDTH
+    b_ptr += row * b_stride + group * SIZE
+    c_ptr += row * c_stride + group * SIZE
+    y_ptr += row * (HEADS * WIDTH) + head * WIDTH
+    if half % 2 == 0:
+        _heads(
+            x_ptr, steps_ptr, decay_ptr, b_ptr, c_ptr, d_ptr + head, before_ptr, y_ptr, low, high,
+            tokens, x_stride, b_stride, c_stride,
+            HEADS, WIDTH, SIZE, BLOCK_N, HALF, False, TOGETHER, HEAD, TAIL, STAGES,
+        )  # fmt: skip
+    else:
+        _heads(
+            x_ptr, steps_ptr, decay_ptr, b_ptr, c_ptr, d_ptr + head, before_ptr, y_ptr, low, high,
+            tokens, x_stride, b_stride, c_stride,
+            HEADS, WIDTH, SIZE, BLOCK_N, HALF, True, TOGETHER, HEAD, TAIL, STAGES,
+        )  # fmt: skip
 
 
 def scan_prefill(
@@ -304,7 +342,7 @@ def scan_prefill(
     tokens, heads, width = x.shape
     groups, size = b.shape[1:]
     pieces, longest = len(index.lengths), max(index.lengths)
-    tile = scan_tiles(width, wide=tiles.hopper(x.device))
+    tile = scan_tiles(width, heads // groups, wide=tiles.hopper(x.device))
     y = torch.empty((tokens, heads, width), dtype=x.dtype, device=x.device)
     steps, decay = torch.empty((2, heads, tokens), dtype=torch.float32, device=x.device)
     before = torch.empty((tokens // _CHUNK + 2 * pieces, heads, width, size), dtype=x.dtype, device=x.device)
@@ -323,7 +361,7 @@ def scan_prefill(
         BLOCK_H=_DECAY_HEADS,
         num_warps=_DECAY_WARPS,
     )
-    scan_states_kernel[(tile.programs(width), heads, pieces)](
+    scan_states_kernel[(triton.cdiv(width, tile.channels), heads, pieces)](
         x,
         steps,
         decay,
@@ -336,13 +374,12 @@ def scan_prefill(
         x.stride(0),
         b.stride(0),
         **shape,
-        HEAD=tile.head,
-        TAIL=tile.tail,
+        CHANNELS=tile.channels,
+        STAGES=tile.stages,
         num_warps=tile.warps,
-        num_stages=1,
     )
     head, tail = head_and_tail(max(16, width))
-    scan_outputs_kernel[(heads, _touched(longest, tile.block), pieces)](
+    scan_outputs_kernel[(heads // tile.together, _touched(longest, _CHUNK // 2), pieces)](
         x,
         steps,
         decay,
@@ -357,11 +394,11 @@ def scan_prefill(
         b.stride(0),
         c.stride(0),
         **shape,
-        BLOCK=tile.block,
+        TOGETHER=tile.together,
         HEAD=head,
         TAIL=tail,
-        num_warps=tile.block_warps,
-        num_stages=1,
+        STAGES=tile.half_stages,
+        num_warps=tile.half_warps,
     )
     return y
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,29 +41,28 @@ def row_warps(head: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ScanTiles:
-    """How a scan divides a Mamba head: head + tail of its channels to a program that walks over a sequence,
-    and `block` tokens to one that computes outputs.
+    """How a scan is divided: a program that walks over a sequence takes `channels` of a Mamba head, one that
+    computes outputs half a chunk of `together` heads. Stages: of software pipelining.
     """
 
-    head: int
-    tail: int
+    channels: int
     warps: int
-    block: int
-    block_warps: int
-
-    def programs(self, width: int) -> int:
-        """Programs that share the walk over one head of `width` channels."""
-        return -(-width // (self.head + self.tail))
+    stages: int
+    together: int
+    half_warps: int
+    half_stages: int
 
 
-def scan_tiles(width: int, *, wide: bool) -> ScanTiles:
-    """Tiles that divide a head. wide: for a Hopper.
+def scan_tiles(width: int, heads_per_group: int, *, wide: bool) -> ScanTiles:
+    """Tiles that divide a head, and a group of heads. wide: for a Hopper.
 
-    >>> [scan_tiles(width, wide=True).programs(width) for width in (80, 64, 24)]
-    [1, 1, 2]
+    >>> [scan_tiles(80, heads, wide=True).together for heads in (16, 12, 3)]
+    [8, 4, 1]
     """
-    walk = {80: (64, 16, 8), 64: (64, 0, 8)}.get(width, (16, 0, 4))
-    return ScanTiles(*walk, block=64 if wide else 32, block_warps=4)
+    channels = 64 if width >= 64 else 16
+    together = math.gcd(heads_per_group, 8)
+    warps, stages = (4, 2) if wide else (8, 1)
+    return ScanTiles(channels, warps, stages, together, half_warps=4, half_stages=2)
 
 
 def update_channels(width: int) -> int:
