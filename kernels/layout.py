@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from torch import Tensor
 from kernels.transfer import send, send_all
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One sequence's part in a step.
 
     slot: its state slot. start: absolute position of its first token in the step. length: its tokens in the
@@ -187,8 +187,8 @@ def step_layout(
     """
     count, total = len(decodes), len(decodes) + len(pieces)
     ends = list(accumulate((piece.length for piece in pieces), initial=count))
-    # One tensor of all that is short: making tensors costs more than numbers.
-    short = torch.tensor(
+    # One array of all that is short: making tensors costs more than numbers.
+    short = np.array(
         [
             *(s.slot for s in decodes),
             *(s.slot for s in pieces),
@@ -197,9 +197,9 @@ def step_layout(
             *(s.start + 1 for s in decodes),
             *(s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in decodes),
         ],
-        dtype=torch.long,
+        dtype=np.int64,
     )
-    slots, last, context, rows = short.split_with_sizes([total, total, count, count])
+    slots, last, context, rows = torch.from_numpy(short).split_with_sizes([total, total, count, count])
     host = [slots, last, context, rows, _page_table(decodes, page_tokens)]
     if pieces:
         tables = [_pages(piece, page_tokens) for piece in pieces]

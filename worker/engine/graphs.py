@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,12 +107,12 @@ class DecodeGraphs:
         padding = rung.inputs.shape[1] - count
         page_tokens = self._page_tokens
         rows = [s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in segments]
-        inputs = [
+        inputs = (
             [*tokens, *([0] * padding)],
             [*(s.slot for s in segments), *([-1] * padding)],
             [*rows, *([-1] * padding)],
             [*(s.start + 1 for s in segments), *([0] * padding)],
-        ]
+        )
         self._refill(rung.inputs, inputs)
         for place, segment in enumerate(segments):
             # The same list, since to compare the numbers of long ones would take longer than to send them.
@@ -120,9 +121,11 @@ class DecodeGraphs:
                 self._refill(self._table[place, : len(segment.pages)], segment.pages)
         return rung.replay()[:count]
 
-    def _refill(self, buffer: Tensor, values: Sequence[object]) -> None:
+    def _refill(self, buffer: Tensor, numbers: Sequence[object]) -> None:
         """The replays before have read it by then: the copy takes its turn behind them."""
-        buffer.copy_(pinned(torch.tensor(values), buffer.device), non_blocking=True)
+        # By way of NumPy, which reads lists several times as fast.
+        values = torch.from_numpy(np.array(numbers, dtype=np.int64))
+        buffer.copy_(pinned(values, buffer.device), non_blocking=True)
 
     def _capture(self, size: int, capture: Capture) -> _Rung:
         network, pools = self._network, self._pools

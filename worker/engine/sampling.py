@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,7 +187,9 @@ def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> Tensor:
         [draw.sampling.min_p for draw in draws],
         [uniform(draw.sampling.seed, draw.position) for draw in draws],
     ]
-    temperature, top_p, top_k, min_p, random = send_all(torch.tensor(rules).unbind(), logits.device)
+    # By way of NumPy, which reads lists several times as fast.
+    packed = torch.from_numpy(np.array(rules, dtype=np.float32))
+    temperature, top_p, top_k, min_p, random = send_all(packed.unbind(), logits.device)
     return sample(
         logits,
         temperature,
