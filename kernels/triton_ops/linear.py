@@ -1,24 +1,39 @@
-"""Products with weights of 8 bits, which become the activations' type in registers.
+"""Products with weights of 8 bits, converted to the activations' type in registers, or in memory for many
+tokens.
 
-A program takes a tile of output channels and of tokens and goes over its share of the inputs. It computes
-the transposed product, weight · xᵀ: so the weight is the left operand, the one that the matrix units take
-from registers, where it was just converted. Both formats are exact in bf16 and fp16; a channel's scale is
-applied once, to the sum.
+*Up to 128 tokens* (decode) a program takes a tile of output channels and of tokens and goes over its share
+of the inputs. It computes the transposed product, weight · xᵀ: so the weight is the left operand, the one
+that the matrix units take from registers, where it was just converted. Both formats are exact in bf16 and
+fp16; a channel's scale is applied once, to the sum. The time is that of reading the weight: tiles of 64
+channels, two warps each, with three loads of 8 kB under way; for more than 64 tokens four warps on Hopper,
+whose matrix units want as many. Where tiles are too few to fill a device, programs share the inputs, and a
+second kernel adds their sums in a fixed order.
 
-*Up to 64 tokens* (decode) the time is that of reading the weight: tiles of 64 channels, two warps each, with
-three loads of 8 kB under way. *Beyond*, tiles of 128 channels × 128 tokens (64 before Hopper). Where these
-are too few to fill a device, programs share the inputs, and a second kernel adds their sums in a fixed order.
-
-Its loop is pipelined in software, unlike the scan's, where that went wrong on sm_90: this is the plain loop
-that the compiler pipelines best, and without loads under way it would wait for more than memory.
+Its loop is pipelined in software, unlike the scan's, where that went wrong on sm_90: this is the plain
+loop that the compiler pipelines best, and without loads under way it would wait for more than memory.
 `benchmarks.gpu` checks every tile at real shapes.
 
-Bytes: out × in for the weight, half of bf16's; at 9B's shapes 22656 × 4480, 101 MB for in_proj; 4480 × 10240,
-46 MB for out_proj; 70 MB for each of the MLP's two. The shared sums move 8 × shares × tokens × out more: 8 MB
-for 32 tokens of down_proj, 32 MB for 128, most of which never leaves the second-level cache.
+*Beyond* (prefill) the matrix units count, and a conversion in every tile halves their rate: on an H200,
+8192 tokens of in_proj took 4.3 ms so, and take 2.05 with a weight in bf16. So the weight is converted
+once, with its scales, at the speed of a copy, and PyTorch multiplies by it. That rounds a scaled weight to
+the activations' type, which is no more than its bf16 checkpoint had lost already: 0.17 % of a weight (root
+mean square), where int8 has lost 0.9 % and fp8 2.6 %. `worker.engine.workspace` counts the memory, of one
+weight at a time.
 
-float8 e4m3 is a cast on Hopper. Older devices have none: there its bits, shifted, are those of an fp16
-number 256 times smaller, subnormal ones included, and the scale takes the factor.
+Bytes: out × in for the weight, half of bf16's; at 9B's shapes 22656 × 4480, 101 MB for in_proj; 4480 ×
+10240, 46 MB for out_proj; 70 MB for each of the MLP's two. The shared sums move 8 × shares × tokens × out
+more: 8 MB for 32 tokens of down_proj, most of which never leaves the second-level cache. Converted once, a
+weight is also written and read in bf16: five times its bytes in all.
+
+Instructions: a decode step's few warps wait for the conversion as well. Four int8 numbers become bf16 by 2
+prmt, 4 lop3 and 2 additions, as Triton does it on sm_90. Four of float8 e4m3 take 2 shifts, 3 lop3, 2 prmt
+and 2 multiplications (`FP8_TO_BF16`). Triton's cast takes 2 conversions to fp16 and 4 from there to bf16,
+of which a multiprocessor does 16 in a clock: with it one token of in_proj took 53 µs on an H200, and 34
+with int8. In all a step of the loop is 384 instructions for 128 int8 numbers of a lane, 420 for fp8, for
+up to 8 tokens; tiles of 16 would take 60 more.
+
+The codes 0x7f and 0xff, which are not numbers, are read as ±480. None is stored: a weight that is not a
+number makes its channel's scale none either.
 """
 
 from __future__ import annotations
@@ -30,32 +45,54 @@ from torch import Tensor
 
 from kernels.triton_ops import tiles
 
+# Beyond, converting a weight once, at the speed of a copy, takes less time than converting it on the way.
+FUSED_TOKENS = 128
+
+
+# Four float8 e4m3 numbers, $2, as two pairs of bf16. A number's bits of exponent and mantissa, put where bf16
+# has its last and first of these, are that number 2^120 times smaller, subnormal ones included; multiplying
+# by that, 0x7b80, is exact. Lower and upper bytes are made for all four at once, and prmt pairs them.
+FP8_TO_BF16 = tl.constexpr("""{
+.reg .b32 low, high, signs, first, second, power, zero;
+shl.b32 low, $2, 4;
+and.b32 low, low, 0xf0f0f0f0;
+shr.u32 high, $2, 4;
+and.b32 high, high, 0x07070707;
+and.b32 signs, $2, 0x80808080;
+or.b32 high, high, signs;
+prmt.b32 first, low, high, 0x5140;
+prmt.b32 second, low, high, 0x7362;
+mov.b32 power, 0x7b807b80;
+mov.b32 zero, 0x80008000;
+fma.rn.bf16x2 $0, first, power, zero;
+fma.rn.bf16x2 $1, second, power, zero;
+}""")
+
 
 @triton.jit
-def _converted(stored, dtype: tl.constexpr, FP8: tl.constexpr, CAST: tl.constexpr):
-    """int8, or the bits of float8 e4m3 in uint8, as numbers; those of fp8 without the cast are 256 times too
-    small.
-    """
+def _converted(stored, dtype: tl.constexpr, FP8: tl.constexpr, PACKED: tl.constexpr):
+    """int8, or the bits of float8 e4m3 in uint8, as numbers. PACKED: four at once, which only bf16 has."""
     if not FP8:
         return stored.to(dtype)
-    if CAST:
-        return stored.to(tl.float8e4nv, bitcast=True).to(dtype)
+    if PACKED:
+        four = tl.inline_asm_elementwise(FP8_TO_BF16, "=r,=r,r", [stored], tl.bfloat16, is_pure=True, pack=4)
+        return four.to(dtype)
+    # Likewise by way of fp16, whose numbers are 256 times smaller.
     bits = stored.to(tl.uint16)
     halves = (((bits & 0x80) << 8) | ((bits & 0x7F) << 7)).to(tl.float16, bitcast=True)
-    return halves.to(dtype)
+    return (halves.to(tl.float32) * 256).to(dtype)
 
 
 @triton.jit
-def _scaled(total, scales_ptr, bias_ptr, channels, exists, FACTOR: tl.constexpr, BIASED: tl.constexpr):
+def _finished(total, scales_ptr, bias_ptr, channels, exists, BIASED: tl.constexpr):
     """total [channels, tokens], scaled and biased."""
-    scales = tl.load(scales_ptr + channels, mask=exists, other=0.0) * FACTOR
-    total = total * scales[:, None]
+    total = total * tl.load(scales_ptr + channels, mask=exists, other=0.0)[:, None]
     if BIASED:
         total += tl.load(bias_ptr + channels, mask=exists, other=0.0).to(tl.float32)[:, None]
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def quantised_linear_kernel(
     x_ptr,
     weight_ptr,
@@ -68,7 +105,7 @@ def quantised_linear_kernel(
     INPUTS: tl.constexpr,
     SHARE: tl.constexpr,
     FP8: tl.constexpr,
-    CAST: tl.constexpr,
+    PACKED: tl.constexpr,
     BIASED: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
@@ -89,18 +126,17 @@ def quantised_linear_kernel(
         inside = (inputs < INPUTS)[None, :]
         stored = tl.load(weight_ptr + inputs[None, :], mask=exists[:, None] & inside, other=0)
         x = tl.load(x_ptr + inputs[None, :], mask=real[:, None] & inside, other=0.0)
-        weight = _converted(stored, x.dtype, FP8, CAST)
+        weight = _converted(stored, x.dtype, FP8, PACKED)
         total = tl.dot(weight, tl.trans(x), total, input_precision="ieee")
     if SHARE < INPUTS:
         out_ptr += share.to(tl.int64) * tokens * OUTPUTS
     else:
-        FACTOR: tl.constexpr = 256.0 if FP8 and not CAST else 1.0
-        total = _scaled(total, scales_ptr, bias_ptr, channels, exists, FACTOR, BIASED)
+        total = _finished(total, scales_ptr, bias_ptr, channels, exists, BIASED)
     out_ptr += token.to(tl.int64)[:, None] * OUTPUTS + channels[None, :]
     tl.store(out_ptr, tl.trans(total).to(out_ptr.dtype.element_ty), mask=real[:, None] & exists[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def add_shares_kernel(
     sums_ptr,
     scales_ptr,
@@ -109,7 +145,6 @@ def add_shares_kernel(
     tokens,
     OUTPUTS: tl.constexpr,
     SHARES: tl.constexpr,
-    FACTOR: tl.constexpr,
     BIASED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -120,18 +155,62 @@ def add_shares_kernel(
     total = tl.zeros([BLOCK], tl.float32)
     for share in range(SHARES):
         total += tl.load(sums_ptr + (share * tokens + token) * OUTPUTS + channels, mask=exists, other=0.0)
-    total *= tl.load(scales_ptr + channels, mask=exists, other=0.0) * FACTOR
+    total *= tl.load(scales_ptr + channels, mask=exists, other=0.0)
     if BIASED:
         total += tl.load(bias_ptr + channels, mask=exists, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * OUTPUTS + channels, total.to(out_ptr.dtype.element_ty), mask=exists)
 
 
+@triton.jit
+def full_weight_kernel(
+    weight_ptr,
+    scales_ptr,
+    out_ptr,
+    INPUTS: tl.constexpr,
+    FP8: tl.constexpr,
+    PACKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program for each block of inputs of each channel."""
+    channel = tl.program_id(1).to(tl.int64)
+    inputs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = inputs < INPUTS
+    stored = tl.load(weight_ptr + channel * INPUTS + inputs, mask=inside, other=0)
+    weight = _converted(stored, tl.float32, FP8, PACKED) * tl.load(scales_ptr + channel)
+    tl.store(out_ptr + channel * INPUTS + inputs, weight.to(out_ptr.dtype.element_ty), mask=inside)
+
+
 def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    """See the twin. Rows of x may be strided."""
+    """See the twin. Beyond `FUSED_TOKENS` the scaled weight is rounded to x's type. Rows of x may be
+    strided.
+    """
+    fp8 = weight.dtype == torch.float8_e4m3fn
+    # Triton's interpreter knows no instructions.
+    packed = x.dtype == torch.bfloat16 and x.device.type != "cpu"
+    # A signature with float8 would not be taken by devices that cannot cast it.
+    stored = weight.view(torch.uint8) if fp8 else weight
+    if len(x) <= FUSED_TOKENS:
+        return _fused(x, stored, scales, bias, fp8=fp8, packed=packed)
+    full = _full_weight(stored, scales, x.dtype, fp8=fp8, packed=packed).t()
+    return torch.mm(x, full) if bias is None else torch.addmm(bias, x, full)
+
+
+def _full_weight(stored: Tensor, scales: Tensor, dtype: torch.dtype, *, fp8: bool, packed: bool) -> Tensor:
+    outputs, inputs = stored.shape
+    full = torch.empty_like(stored, dtype=dtype)
+    block = 1024
+    full_weight_kernel[(triton.cdiv(inputs, block), outputs)](
+        stored, scales, full, INPUTS=inputs, FP8=fp8, PACKED=packed, BLOCK=block, num_warps=4
+    )
+    return full
+
+
+def _fused(
+    x: Tensor, stored: Tensor, scales: Tensor, bias: Tensor | None, *, fp8: bool, packed: bool
+) -> Tensor:
     tokens, inputs = x.shape
-    outputs = weight.shape[0]
-    fp8, cast = weight.dtype == torch.float8_e4m3fn, tiles.hopper(x.device)
-    tile = tiles.linear_tiles(tokens, outputs, inputs, wide=cast)
+    outputs = stored.shape[0]
+    tile = tiles.linear_tiles(tokens, outputs, inputs, wide=tiles.hopper(x.device))
     out = torch.empty((tokens, outputs), dtype=x.dtype, device=x.device)
     shares = triton.cdiv(inputs, tile.share)
     sums = out
@@ -140,8 +219,7 @@ def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | N
     biased = bias is not None
     quantised_linear_kernel[(triton.cdiv(tokens, tile.tokens), triton.cdiv(outputs, tile.outputs), shares)](
         x,
-        # A signature with float8 would not be taken by devices that cannot cast it.
-        weight.view(torch.uint8) if fp8 else weight,
+        stored,
         scales,
         bias if biased else scales,
         sums,
@@ -151,7 +229,7 @@ def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | N
         INPUTS=inputs,
         SHARE=tile.share,
         FP8=fp8,
-        CAST=cast,
+        PACKED=packed,
         BIASED=biased,
         BLOCK_OUT=tile.outputs,
         BLOCK_IN=tile.inputs,
@@ -169,7 +247,6 @@ def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | N
             tokens,
             OUTPUTS=outputs,
             SHARES=shares,
-            FACTOR=256.0 if fp8 and not cast else 1.0,
             BIASED=biased,
             BLOCK=block,
             num_warps=4,

@@ -98,20 +98,22 @@ class LinearTiles:
 
 
 def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> LinearTiles:
-    """Tiles for few tokens, whose time is the weight's bytes, and for many. Where the result has too few
-    tiles to fill a device, programs share the inputs. wide: for a Hopper.
+    """Tiles for up to 128 tokens. Where the result has too few tiles to fill a device, programs share the
+    inputs. wide: for a Hopper.
 
-    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 64, 128, 1024)]
-    [1536, 1472, 1472, 10240]
+    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 32, 64, 128)]
+    [1536, 1536, 1472, 3456]
     >>> [linear_tiles(tokens, 4480, 10240, wide=True).tokens for tokens in (1, 17, 64, 65)]
-    [16, 32, 64, 128]
+    [8, 32, 64, 128]
     """
-    if tokens <= 64:
-        width, step, programs = max(16, power_of_two(tokens)), 128 if tokens <= 32 else 64, 512
+    width = min(max(8, power_of_two(tokens)), 128 if wide else 64)
+    if width <= 64:
+        step, programs = 128 if width <= 32 else 64, 512
         tile = LinearTiles(64, width, step, inputs, warps=2, stages=4)
     else:
-        step, programs = 64, 256
-        tile = LinearTiles(128, 128 if wide else 64, step, inputs, warps=8, stages=3)
+        # As many as an H200's 132 multiprocessors hold at once.
+        step, programs = 128, 264
+        tile = LinearTiles(64, width, step, inputs, warps=4, stages=3)
     count = -(-outputs // tile.outputs) * -(-tokens // tile.tokens)
     steps = -(-inputs // step)
     share = -(-steps // min(steps, max(1, programs // count))) * step

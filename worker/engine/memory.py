@@ -108,7 +108,8 @@ def plan_memory(
     Raises ValueError when weights, slots and one page for each do not fit; the message says what is
     missing.
     """
-    return _divide(config, device_bytes, options, weight_bytes(config, dtype, weights), dtype, ssm_dtype)
+    held = weight_bytes(config, dtype, weights)
+    return _divide(config, device_bytes, options, held, dtype, weights, ssm_dtype)
 
 
 def sequences_that_fit(
@@ -128,7 +129,9 @@ def sequences_that_fit(
 
     def lacks_room(slots: int) -> bool:
         try:
-            plan = _divide(config, device_bytes, replace(options, slots=slots), held, dtype, ssm_dtype)
+            plan = _divide(
+                config, device_bytes, replace(options, slots=slots), held, dtype, weights, ssm_dtype
+            )
         except ValueError:
             return True
         return plan.kv_tokens < slots * longest
@@ -152,8 +155,9 @@ def _divide(
     config: ModelConfig,
     device_bytes: int,
     options: EngineOptions,
-    weights: int,
+    held: int,
     dtype: torch.dtype,
+    weights: WeightFormat,
     ssm_dtype: torch.dtype,
 ) -> MemoryPlan:
     meta = torch.device("meta")
@@ -171,23 +175,22 @@ def _divide(
         tokens=max(prefill_tokens(options, "cuda")),
         sequences=options.slots,
         number_bytes=dtype.itemsize,
+        weights=weights,
     )
     usable = int(device_bytes * (1 - _UNUSABLE_SHARE)) - max(_RUNTIME_BYTES, _CUDA_BYTES + workspace)
-    least = weights + (options.slots + options.checkpoints) * one.slot_bytes + options.slots * one.page_bytes
+    least = held + (options.slots + options.checkpoints) * one.slot_bytes + options.slots * one.page_bytes
     if least > usable:
         raise ValueError(
             f"weights, {options.slots} slots and {options.checkpoints} checkpoints need {least / _GIB:.2f}"
             f" GiB, {(least - usable) / _GIB:.2f} more than a device of {device_bytes / _GIB:.2f} GiB gives"
         )
     longest = options.max_sequence_tokens or config.max_sequence_tokens
-    pages = page_count(
-        usable - weights, options, longest, slot_bytes=one.slot_bytes, page_bytes=one.page_bytes
-    )
+    pages = page_count(usable - held, options, longest, slot_bytes=one.slot_bytes, page_bytes=one.page_bytes)
     return MemoryPlan(
         device=device_bytes,
         usable=usable,
         workspace=workspace,
-        weights=weights,
+        weights=held,
         slots=options.slots,
         checkpoints=options.checkpoints,
         slot=one.slot_bytes,

@@ -6,6 +6,7 @@ import torch
 
 from kernels.layout import Segment, step_layout
 from worker.model.config import LayerKind, ModelConfig
+from worker.model.linear import WeightFormat
 from worker.model.network import Network
 from worker.model.pools import Pools
 
@@ -13,10 +14,13 @@ from worker.model.pools import Pools
 _SCAN_CHUNK = 128
 
 
-def estimate_workspace(config: ModelConfig, *, tokens: int, sequences: int, number_bytes: int) -> int:
+def estimate_workspace(
+    config: ModelConfig, *, tokens: int, sequences: int, number_bytes: int, weights: WeightFormat
+) -> int:
     """Bytes of a step of `tokens` tokens of which `sequences` get logits: the residual stream, and the
     widest layer's intermediates, which the allocator reuses from layer to layer, or the logits with what
-    sampling makes of them.
+    sampling makes of them. A layer whose weights are quantised also has the largest of them in full
+    (kernels.triton_ops.linear).
     """
     heads = config.mamba_heads
     projected = 2 * config.inner_size + 2 * config.groups * config.state_size + heads
@@ -26,6 +30,14 @@ def estimate_workspace(config: ModelConfig, *, tokens: int, sequences: int, numb
     mlp = 2 * tokens * config.mlp_size * number_bytes
     attention = tokens * (2 * config.query_heads + 2 * config.kv_heads) * config.head_dim * number_bytes
     by_kind = {LayerKind.MAMBA: mamba, LayerKind.MLP: mlp, LayerKind.ATTENTION: attention}
+    if weights is not WeightFormat.FULL:
+        widest = {
+            LayerKind.MAMBA: max(projected, config.inner_size),
+            LayerKind.MLP: config.mlp_size,
+            LayerKind.ATTENTION: (config.query_heads + 2 * config.kv_heads) * config.head_dim,
+        }
+        for kind, width in widest.items():
+            by_kind[kind] += width * config.hidden_size * number_bytes
     residual = 3 * tokens * config.hidden_size * number_bytes
     # In the model's type and in fp32; sorted with 8-byte ids; probabilities and their sums.
     logits = sequences * config.vocab_size * (number_bytes + 4 + 4 + 8 + 3 * 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -140,6 +140,7 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
             for use, at, shape in (
                 ("in_proj in decode", decode, in_proj),
                 ("down_proj in decode", decode, down_proj),
+                ("down_proj of 128", replace(decode, tokens=128), down_proj),
                 ("down_proj in prefill", prefill, down_proj),
             )
         },

@@ -12,6 +12,7 @@ from benchmarks.gpu.published import HYBRID_4B, HYBRID_9B, HYBRID_12B
 from kernels import kernels_for
 from worker.engine.build import EngineOptions
 from worker.engine.memory import parse_bytes, plan_memory, sequences_that_fit, weight_bytes
+from worker.engine.workspace import estimate_workspace
 from worker.model.config import ModelConfig
 from worker.model.dummy import DummyTensors
 from worker.model.linear import WeightFormat
@@ -96,6 +97,17 @@ def test_int8_makes_room_for_three_times_as_many_sequences_on_an_a10g() -> None:
         for weights in (WeightFormat.FULL, WeightFormat.INT8)
     )
     assert (full, int8) == (11, 39)
+
+
+@pytest.mark.parametrize("raw", [HYBRID_4B, HYBRID_9B, HYBRID_12B])
+def test_a_step_with_quantised_weights_has_room_for_the_largest_in_full(raw: dict[str, object]) -> None:
+    config = ModelConfig.parse(raw)
+    full, int8 = (
+        estimate_workspace(config, tokens=2048, sequences=1, number_bytes=2, weights=weights)
+        for weights in (WeightFormat.FULL, WeightFormat.INT8)
+    )
+    largest = max(t.numel() for t in network(raw, WeightFormat.INT8).tensors() if t.dtype == torch.int8)
+    assert int8 - full == 2 * largest
 
 
 def test_nothing_fits_a_device_that_is_too_small() -> None:

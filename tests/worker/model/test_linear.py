@@ -51,6 +51,24 @@ def test_no_weight_is_further_off_than_its_format_rounds(weights: WeightFormat, 
     assert bool((dequantised(found).abs().amax(1, keepdim=True) - largest).abs().le(largest * 1e-6).all())
 
 
+@pytest.mark.parametrize(("weights", "more"), [(WeightFormat.INT8, 0.04), (WeightFormat.FP8, 0.004)])
+def test_rounding_scaled_weights_to_bf16_adds_little_to_what_they_have_lost(
+    weights: WeightFormat, more: float
+) -> None:
+    """A GPU does it for steps of many tokens. Errors are root mean squares."""
+    published = torch.randn(256, 1024, generator=torch.Generator().manual_seed(1)).bfloat16()
+    scaled = dequantised(prepare(published, weights))
+    rounding = error(scaled.bfloat16(), scaled)
+    # No more than bf16 has taken from the published weight.
+    assert rounding < 2**-9
+    assert error(scaled.bfloat16(), published) < error(scaled, published) * (1 + more)
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    """Relative root mean square."""
+    return float((got.double() - exact.double()).pow(2).mean().sqrt() / exact.double().pow(2).mean().sqrt())
+
+
 @formats
 def test_a_channel_of_zeros_stays_zero(weights: WeightFormat) -> None:
     weight = torch.stack([torch.zeros(8), torch.full((8,), 3.0)])

@@ -40,8 +40,8 @@ def error(got: Tensor, x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
 @pytest.mark.parametrize(
     ("tokens", "outputs", "inputs"),
     # One number; odd sizes; several tiles of channels; shared inputs, the last share a part of a tile;
-    # a tile for many tokens, and its inputs shared.
-    [(1, 1, 1), (5, 33, 47), (17, 150, 30), (2, 20, 300), (70, 140, 40), (66, 9, 200)],
+    # a tile for many tokens, and its inputs shared; so many that the weight is converted once.
+    [(1, 1, 1), (5, 33, 47), (17, 150, 30), (2, 20, 300), (70, 140, 40), (128, 9, 200), (129, 70, 1100)],
 )
 def test_a_product_is_the_exact_one(tokens: int, outputs: int, inputs: int, stored: torch.dtype) -> None:
     torch.manual_seed(tokens)
@@ -56,9 +56,10 @@ def test_a_product_is_the_exact_one(tokens: int, outputs: int, inputs: int, stor
 
 
 @pytest.mark.parametrize("stored", FORMATS)
-def test_a_product_in_fp16_is_rounded_once(stored: torch.dtype) -> None:
+@pytest.mark.parametrize("tokens", [3, 130])
+def test_a_product_in_fp16_is_rounded_no_more_than_its_numbers(tokens: int, stored: torch.dtype) -> None:
     torch.manual_seed(1)
-    x, scales = torch.randn(3, 160).half(), torch.rand(70) / 100
+    x, scales = torch.randn(tokens, 160).half(), torch.rand(70) / 100
     weight, bias = every_number(stored, 70, 160), torch.randn(70).half()
     y = TRITON.quantised_linear(x, weight, scales, bias)
     assert y.dtype == torch.float16
