@@ -88,8 +88,11 @@ class Chat:
             return Chat(Tokenizer.from_str(path.read_text(encoding="utf-8")), end_token_ids)
         except OSError as error:
             raise UnsupportedModelError(f"{path}: {error.strerror}") from None
-        except Exception as error:  # tokenizers raises plain Exception for a broken file
-            raise UnsupportedModelError(f"{path}: {error}") from None
+        except BaseException as error:
+            # For a broken file tokenizers raises plain Exception, or panics, which is none.
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+                raise UnsupportedModelError(f"{path}: {error}") from None
+            raise
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text of our own, in which a thinking tag is a thinking tag."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -33,6 +35,8 @@ _KIND_NAMES = {
 }
 
 Json = Mapping[str, object]
+
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def _number(raw: Json, *names: str, default: float) -> float:
     value = _find(raw, names)
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
         raise UnsupportedModelError(f"{names[0]} must be a positive number, not {value!r}")
     return float(value)
 
@@ -212,13 +216,21 @@ def _time_step_limit(raw: Json) -> tuple[float, float]:
     if value is None:
         return (0.0, math.inf)
     if isinstance(value, list | tuple) and len(value) == 2:
-        # Recent transformers write {"__float__": "Infinity"} for the bare Infinity of older configs.
-        low, high = (
-            float(str(v["__float__"])) if isinstance(v, dict) and "__float__" in v else v for v in value
-        )
-        if isinstance(low, int | float) and isinstance(high, int | float) and low <= high:
-            return (float(low), float(high))
+        with contextlib.suppress(ValueError, OverflowError):
+            low, high = (_real(each) for each in value)
+            if low <= high:
+                return (low, high)
     raise UnsupportedModelError(f"time_step_limit must be two numbers, the smaller first, not {value!r}")
+
+
+def _real(value: object) -> float:
+    """A number, infinite ones among them. Raises ValueError, and OverflowError."""
+    # Recent transformers write {"__float__": "Infinity"} for the bare Infinity of older configs.
+    if isinstance(value, dict) and "__float__" in value:
+        return float(str(value["__float__"]))
+    if not isinstance(value, int | float):
+        raise ValueError("it is no number")
+    return float(value)
 
 
 def _end_token_ids(raw: Json) -> tuple[int, ...]:

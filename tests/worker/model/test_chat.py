@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -167,6 +168,14 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UnsupportedModelError, match=why):
+        Chat.load(tmp_path)
+
+
+def test_a_file_that_the_tokenizers_library_panics_at_is_refused_by_name(tmp_path: Path) -> None:
+    settings = json.loads(make_tokenizer().to_str())
+    settings["model"]["continuing_subword_prefix"] = "a" * 100  # longer than any token
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer.json: range end index"):
         Chat.load(tmp_path)
 
 

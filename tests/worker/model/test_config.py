@@ -97,12 +97,21 @@ def test_two_spellings_of_one_thing(old: dict[str, object], new: dict[str, objec
         ({"head_dim": None}, "head_dim must be a whole number of at least 1, not None"),
         ({"mlp_bias": "no"}, "mlp_bias must be true or false, not 'no'"),
         ({"layer_norm_epsilon": 0}, "layer_norm_epsilon must be a positive number, not 0"),
+        ({"layer_norm_epsilon": 10**400}, f"layer_norm_epsilon must be a positive number, not {10**400}"),
         ({"mamba_num_heads": 12}, "mamba_num_heads 12 is not a multiple of n_groups 8"),
         (
             {"num_attention_heads": 41},
             "num_attention_heads 41 is not a multiple of num_key_value_heads 8",
         ),
         ({"time_step_limit": [2, 1]}, "time_step_limit must be two numbers, the smaller first, not [2, 1]"),
+        (
+            {"time_step_limit": [0, 10**400]},
+            f"time_step_limit must be two numbers, the smaller first, not [0, {10**400}]",
+        ),
+        (
+            {"time_step_limit": [0, {"__float__": "?"}]},
+            "time_step_limit must be two numbers, the smaller first, not [0, {'__float__': '?'}]",
+        ),
         ({"time_step_limit": "0"}, "time_step_limit must be two numbers, the smaller first, not '0'"),
         ({"eos_token_id": [2, "x"]}, "eos_token_id must be a token id or a list of them, not [2, 'x']"),
     ],
