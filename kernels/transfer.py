@@ -22,7 +22,7 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
     """The values, which are on the host, where `device` may copy them from while the host goes on; for a CPU
     they stay where they are.
     """
-    return values if device.type == "cpu" else values.pin_memory()
+    return values.pin_memory() if device.type == "cuda" else values
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

@@ -5,9 +5,9 @@
 2. `scan_states_kernel` walks each sequence chunk by chunk with the state in registers, in fp32: one matrix
    product to a chunk. It leaves the state before each chunk for 3 (in the type of the inputs, in which 3
    multiplies), and the last one in the slot.
-3. `scan_outputs_kernel` computes half a chunk of outputs at once, of several heads of a group one after the
-  other, since what they share, C · Bᵀ, is the larger half of the work: what the state before the chunk
-  gives, and the masked product with the chunk's own inputs, as attention does it.
+3. `scan_outputs_kernel` computes a chunk of outputs at once (half of one before Hopper), for all heads of a
+  group one after the other, which share B, C and C · Bᵀ: what the state before the chunk gives, and the
+  masked product with the chunk's own inputs, as attention does it.
 
 Chunks of 128 tokens lie at absolute positions, so that a prefill that is split at a multiple of 128 gives
 the same bits.
@@ -18,9 +18,12 @@ five kernels move about 26, and one that kept everything in registers would move
 paper: with the outputs in the walk, the compiler needs more than 255 registers.
 
 Both loops are pipelined in software: what the next chunk, or the next head, needs is on its way to shared
-memory. What then takes the time is each step's chain of barriers in the walk, and the exponentials in the
-outputs. No loop may carry two accumulators of different widths: for a head of 80 as 64 + 16 channels, Triton
-3.6 gives wrong wgmma code on sm_90, and so the walk takes 64 channels to a program, the last ones masked.
+memory. On an H200 that takes 8 + 203 + 302 µs at 8k tokens, where mamba-ssm takes 890: the walk waits for its
+chain of barriers from chunk to chunk (3 µs each), the outputs for their exponentials.
+
+No loop may carry two accumulators of different widths: for a head of 80 as 64 + 16 channels, Triton 3.6 makes
+wrong wgmma code of that on sm_90 (seen on the device: NaN, and other programs' memory). So the walk takes 64
+channels to a program, of which the second has 16, and the outputs' two sums begin anew with each head.
 """
 
 from __future__ import annotations
@@ -105,12 +108,6 @@ def scan_states_kernel(
     slot = tl.load(slots_ptr + piece).to(tl.int64)
     token = tl.arange(0, CHUNK)
     n = tl.arange(0, BLOCK_N)
-    channel = part * CHANNELS + tl.arange(0, CHANNELS)
-    held = (n < SIZE)[:, None] & (channel < WIDTH)[None, :]
-    state_ptr = states_ptr + (slot * HEADS + head) * (WIDTH * SIZE) + channel[None, :] * SIZE + n[:, None]
-    state = tl.load(state_ptr, mask=held, other=0.0).to(tl.float32)
-    # A piece of L tokens touches fewer than L / CHUNK + 2 chunks: so many are kept apart for it.
-    before_ptr += (first // CHUNK + 2 * piece) * (HEADS * WIDTH * SIZE) + head * (WIDTH * SIZE)
     # What follows is of one chunk, and moves on with it. The first may have begun before the piece.
     low, high = start % CHUNK, start % CHUNK + length
     first -= low
@@ -118,6 +115,12 @@ def scan_states_kernel(
     decay_ptr += head.to(tl.int64) * tokens + first
     b_ptr += first * b_stride + (head // HEADS_PER_GROUP) * SIZE
     x_ptr += first * x_stride + head * WIDTH
+    # A piece of L tokens touches fewer than L / CHUNK + 2 chunks: so many are kept apart for it.
+    before_ptr += ((first + low) // CHUNK + 2 * piece) * (HEADS * WIDTH * SIZE) + head * (WIDTH * SIZE)
+    channel = part * CHANNELS + tl.arange(0, CHANNELS)
+    held = (n < SIZE)[:, None] & (channel < WIDTH)[None, :]
+    state_ptr = states_ptr + (slot * HEADS + head) * (WIDTH * SIZE) + n[:, None] + channel[None, :] * SIZE
+    state = tl.load(state_ptr, mask=held, other=0.0).to(tl.float32)
     for _ in tl.range(0, tl.cdiv(high, CHUNK), num_stages=STAGES):
         here = (token >= low) & (token < high)
         dt = tl.load(steps_ptr + token, mask=here, other=0.0)
@@ -128,13 +131,14 @@ def scan_states_kernel(
             mask=here[:, None] & (n < SIZE)[None, :],
             other=0.0,
         )
+        to_end = dt * tl.exp2(total - decay)
+        tl.store(before_ptr + n[:, None] + channel[None, :] * SIZE, state.to(b.dtype), mask=held)
         x = tl.load(
             x_ptr + token[:, None] * x_stride + channel[None, :],
             mask=here[:, None] & (channel < WIDTH)[None, :],
             other=0.0,
         )
-        tl.store(before_ptr + channel[None, :] * SIZE + n[:, None], state.to(b.dtype), mask=held)
-        added = (x.to(tl.float32) * (dt * tl.exp2(total - decay))[:, None]).to(b.dtype)
+        added = (x.to(tl.float32) * to_end[:, None]).to(b.dtype)
         state = tl.dot(tl.trans(b), added, acc=state * tl.exp2(total), input_precision="ieee")
         low, high = 0, high - CHUNK
         steps_ptr += CHUNK
@@ -146,25 +150,23 @@ def scan_states_kernel(
 
 
 @triton.jit
-def _channels(
+def _outputs(
     c,
-    own,
-    past,
+    mixing,
     since_begin,
     x_ptr,
     before_ptr,
     y_ptr,
     token,
-    low,
-    high,
+    key,
+    here,
+    key_here,
     channel,
     n,
     x_stride,
     y_stride,
     WIDTH: tl.constexpr,
     SIZE: tl.constexpr,
-    HALF: tl.constexpr,
-    SECOND: tl.constexpr,
 ):
     """Some channels of one head: what the state before the chunk gives, and the chunk's own inputs."""
     exists = channel < WIDTH
@@ -173,97 +175,18 @@ def _channels(
         mask=exists[:, None] & (n < SIZE)[None, :],
         other=0.0,
     )
-    inside = ((token >= low) & (token < high))[:, None] & exists[None, :]
-    x = tl.load(x_ptr + token[:, None] * x_stride + channel[None, :], mask=inside, other=0.0)
+    x = tl.load(
+        x_ptr + key[:, None] * x_stride + channel[None, :],
+        mask=key_here[:, None] & exists[None, :],
+        other=0.0,
+    )
     y = tl.dot(c, tl.trans(state), input_precision="ieee") * since_begin[:, None]
-    y = tl.dot(own, x, acc=y, input_precision="ieee")
-    if SECOND:
-        earlier = tl.arange(0, HALF)
-        past_x = tl.load(
-            x_ptr + earlier[:, None] * x_stride + channel[None, :],
-            mask=(earlier >= low)[:, None] & exists[None, :],
-            other=0.0,
-        )
-        y = tl.dot(past, past_x, acc=y, input_precision="ieee")
-    tl.store(y_ptr + token[:, None] * y_stride + channel[None, :], y.to(c.dtype), mask=inside)
-
-
-@triton.jit
-def _heads(
-    x_ptr,
-    steps_ptr,
-    decay_ptr,
-    b_ptr,
-    c_ptr,
-    d_ptr,
-    before_ptr,
-    y_ptr,
-    low,
-    high,
-    tokens,
-    x_stride,
-    b_stride,
-    c_stride,
-    HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    HALF: tl.constexpr,
-    SECOND: tl.constexpr,
-    TOGETHER: tl.constexpr,
-    HEAD: tl.constexpr,
-    TAIL: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    """Outputs of the first or SECOND half of a chunk, head by head. All is of the chunk, of which the tokens
-    low .. high − 1 are there.
-    """
-    earlier, n = tl.arange(0, HALF), tl.arange(0, BLOCK_N)
-    token = earlier + HALF if SECOND else earlier
-    here, stored = (token >= low) & (token < high), (n < SIZE)[None, :]
-    c = tl.load(c_ptr + token[:, None] * c_stride + n[None, :], mask=here[:, None] & stored, other=0.0)
-    b = tl.load(b_ptr + token[:, None] * b_stride + n[None, :], mask=here[:, None] & stored, other=0.0)
-    scores = tl.dot(c, tl.trans(b), input_precision="ieee")
-    scores = tl.where(token[:, None] >= token[None, :], scores, 0.0)
-    past_scores = scores
-    if SECOND:
-        b = tl.load(
-            b_ptr + earlier[:, None] * b_stride + n[None, :],
-            mask=(earlier >= low)[:, None] & stored,
-            other=0.0,
-        )
-        past_scores = tl.dot(c, tl.trans(b), input_precision="ieee")
-    for _ in tl.range(0, TOGETHER, num_stages=STAGES):
-        dt = tl.load(steps_ptr + token, mask=here, other=0.0)
-        decay = tl.load(decay_ptr + token, mask=here, other=0.0)
-        # What is not seen has a score of 0, which must not meet an infinite weight.
-        fade = tl.exp2(tl.minimum(decay[:, None] - decay[None, :], 0.0))
-        weights = scores * fade * dt[None, :]
-        # y has D·x: the diagonal's share.
-        skip = tl.load(d_ptr).to(tl.float32)
-        own = tl.where(token[:, None] == token[None, :], weights + skip, weights).to(c.dtype)
-        past = own
-        if SECOND:
-            past_dt = tl.load(steps_ptr + earlier, mask=earlier >= low, other=0.0)
-            past_decay = tl.load(decay_ptr + earlier, mask=earlier >= low, other=0.0)
-            fade = tl.exp2(decay[:, None] - past_decay[None, :])
-            past = (past_scores * fade * past_dt[None, :]).to(c.dtype)
-        since_begin = tl.exp2(decay)
-        _channels(
-            c, own, past, since_begin, x_ptr, before_ptr, y_ptr, token, low, high,
-            tl.arange(0, HEAD), n, x_stride, HEADS * WIDTH, WIDTH, SIZE, HALF, SECOND,
-        )  # fmt: skip
-        if TAIL > 0:
-            _channels(
-                c, own, past, since_begin, x_ptr, before_ptr, y_ptr, token, low, high,
-                HEAD + tl.arange(0, TAIL), n, x_stride, HEADS * WIDTH, WIDTH, SIZE, HALF, SECOND,
-            )  # fmt: skip
-        steps_ptr += tokens
-        decay_ptr += tokens
-        d_ptr += 1
-        x_ptr += WIDTH
-        before_ptr += WIDTH * SIZE
-        y_ptr += WIDTH
+    y = tl.dot(mixing, x, acc=y, input_precision="ieee")
+    tl.store(
+        y_ptr + token[:, None] * y_stride + channel[None, :],
+        y.to(c.dtype),
+        mask=here[:, None] & exists[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -287,44 +210,71 @@ def scan_outputs_kernel(
     SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
     TOGETHER: tl.constexpr,
     HEAD: tl.constexpr,
     TAIL: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One program for each few heads of a group, which share B and C × half of a chunk × piece."""
-    HALF: tl.constexpr = CHUNK // 2
-    head, piece = tl.program_id(0) * TOGETHER, tl.program_id(2)
+    """One program for each few heads of a group, which share B and C × block of tokens × piece."""
+    lead, piece = tl.program_id(0) * TOGETHER, tl.program_id(2)
     first = tl.load(spans_ptr + piece * 3).to(tl.int64)
     length = tl.load(spans_ptr + piece * 3 + 1)
     start = tl.load(spans_ptr + piece * 3 + 2)
-    half = start // HALF + tl.program_id(1)
-    if half * HALF >= start + length:
+    begin = (start // BLOCK + tl.program_id(1)) * BLOCK
+    if begin >= start + length:
         return
-    chunk = half // 2
-    group = head // HEADS_PER_GROUP
-    before_ptr += ((first // CHUNK + 2 * piece + (chunk - start // CHUNK)) * HEADS + head) * (WIDTH * SIZE)
-    # The first chunk may have begun before the piece.
-    low, high = start - chunk * CHUNK, start - chunk * CHUNK + length
+    # What follows is of the chunk, which may have begun before the piece.
+    chunk = begin // CHUNK * CHUNK
+    low, high = start - chunk, start + length - chunk
+    token, key = begin - chunk + tl.arange(0, BLOCK), tl.arange(0, CHUNK)
+    here, key_here = (token >= low) & (token < high), (key >= low) & (key < high)
+    n = tl.arange(0, BLOCK_N)
+    group = lead // HEADS_PER_GROUP
     row = first - low
-    steps_ptr += head.to(tl.int64) * tokens + row
-    decay_ptr += head.to(tl.int64) * tokens + row
-    x_ptr += row * x_stride + head * WIDTH
-    b_ptr += row * b_stride + group * SIZE
-    c_ptr += row * c_stride + group * SIZE
-    y_ptr += row * (HEADS * WIDTH) + head * WIDTH
-    if half % 2 == 0:
-        _heads(
-            x_ptr, steps_ptr, decay_ptr, b_ptr, c_ptr, d_ptr + head, before_ptr, y_ptr, low, high,
-            tokens, x_stride, b_stride, c_stride,
-            HEADS, WIDTH, SIZE, BLOCK_N, HALF, False, TOGETHER, HEAD, TAIL, STAGES,
+    c = tl.load(
+        c_ptr + row * c_stride + group * SIZE + token[:, None] * c_stride + n[None, :],
+        mask=here[:, None] & (n < SIZE)[None, :],
+        other=0.0,
+    )
+    b = tl.load(
+        b_ptr + row * b_stride + group * SIZE + key[:, None] * b_stride + n[None, :],
+        mask=key_here[:, None] & (n < SIZE)[None, :],
+        other=0.0,
+    )
+    scores = tl.dot(c, tl.trans(b), input_precision="ieee")
+    scores = tl.where(token[:, None] >= key[None, :], scores, 0.0)
+    chunk_number = first // CHUNK + 2 * piece + (chunk // CHUNK - start // CHUNK)
+    before_ptr += (chunk_number * HEADS + lead) * (WIDTH * SIZE)
+    steps_ptr += lead.to(tl.int64) * tokens + row
+    decay_ptr += lead.to(tl.int64) * tokens + row
+    x_ptr += row * x_stride + lead * WIDTH
+    y_ptr += row * (HEADS * WIDTH) + lead * WIDTH
+    for head in tl.range(lead, lead + TOGETHER, num_stages=STAGES):
+        decay = tl.load(decay_ptr + token, mask=here, other=0.0)
+        key_decay = tl.load(decay_ptr + key, mask=key_here, other=0.0)
+        key_dt = tl.load(steps_ptr + key, mask=key_here, other=0.0)
+        skip = tl.load(d_ptr + head).to(tl.float32)
+        # What is not seen has a score of 0, which must not meet an infinite weight.
+        fade = tl.exp2(tl.minimum(decay[:, None] - key_decay[None, :], 0.0))
+        weights = scores * fade * key_dt[None, :]
+        # y has D·x: the diagonal's share.
+        mixing = tl.where(token[:, None] == key[None, :], weights + skip, weights).to(c.dtype)
+        since_begin = tl.exp2(decay)
+        _outputs(
+            c, mixing, since_begin, x_ptr, before_ptr, y_ptr, token, key, here, key_here,
+            tl.arange(0, HEAD), n, x_stride, HEADS * WIDTH, WIDTH, SIZE,
         )  # fmt: skip
-    else:
-        _heads(
-            x_ptr, steps_ptr, decay_ptr, b_ptr, c_ptr, d_ptr + head, before_ptr, y_ptr, low, high,
-            tokens, x_stride, b_stride, c_stride,
-            HEADS, WIDTH, SIZE, BLOCK_N, HALF, True, TOGETHER, HEAD, TAIL, STAGES,
-        )  # fmt: skip
+        if TAIL > 0:
+            _outputs(
+                c, mixing, since_begin, x_ptr, before_ptr, y_ptr, token, key, here, key_here,
+                HEAD + tl.arange(0, TAIL), n, x_stride, HEADS * WIDTH, WIDTH, SIZE,
+            )  # fmt: skip
+        before_ptr += WIDTH * SIZE
+        steps_ptr += tokens
+        decay_ptr += tokens
+        x_ptr += WIDTH
+        y_ptr += WIDTH
 
 
 def scan_prefill(
@@ -379,7 +329,7 @@ def scan_prefill(
         num_warps=tile.warps,
     )
     head, tail = head_and_tail(max(16, width))
-    scan_outputs_kernel[(heads // tile.together, _touched(longest, _CHUNK // 2), pieces)](
+    scan_outputs_kernel[(heads // tile.together, _touched(longest, tile.block), pieces)](
         x,
         steps,
         decay,
@@ -394,11 +344,12 @@ def scan_prefill(
         b.stride(0),
         c.stride(0),
         **shape,
+        BLOCK=tile.block,
         TOGETHER=tile.together,
         HEAD=head,
         TAIL=tail,
-        STAGES=tile.half_stages,
-        num_warps=tile.half_warps,
+        STAGES=tile.block_stages,
+        num_warps=tile.block_warps,
     )
     return y
 

@@ -42,27 +42,29 @@ def row_warps(head: int) -> int:
 @dataclass(frozen=True, slots=True)
 class ScanTiles:
     """How a scan is divided: a program that walks over a sequence takes `channels` of a Mamba head, one that
-    computes outputs half a chunk of `together` heads. Stages: of software pipelining.
+    computes outputs `block` tokens of `together` heads. Stages: of software pipelining.
     """
 
     channels: int
     warps: int
     stages: int
+    block: int
     together: int
-    half_warps: int
-    half_stages: int
+    block_warps: int
+    block_stages: int
 
 
 def scan_tiles(width: int, heads_per_group: int, *, wide: bool) -> ScanTiles:
     """Tiles that divide a head, and a group of heads. wide: for a Hopper.
 
     >>> [scan_tiles(80, heads, wide=True).together for heads in (16, 12, 3)]
-    [8, 4, 1]
+    [16, 4, 1]
     """
-    channels = 64 if width >= 64 else 16
-    together = math.gcd(heads_per_group, 8)
-    warps, stages = (4, 2) if wide else (8, 1)
-    return ScanTiles(channels, warps, stages, together, half_warps=4, half_stages=2)
+    together = math.gcd(heads_per_group, 16)
+    if wide:
+        channels = 64 if width >= 64 else 16
+        return ScanTiles(channels, 4, 2, block=128, together=together, block_warps=8, block_stages=2)
+    return ScanTiles(16, 4, 1, block=64, together=together, block_warps=8, block_stages=2)
 
 
 def update_channels(width: int) -> int:
