@@ -2,13 +2,17 @@
 
 Needs no GPU: bytes and operations follow from the shapes. The floor takes the published roofs, which nothing
 reaches. The prediction takes a copy's bandwidth, of which each kernel gets the share that its design should
-reach, and the launches. Prints the tables of docs/kernels.md, which a measurement then confirms or corrects.
+reach, and the launches. Prints the tables of docs/kernels.md, with what was measured beside it: that of the
+files given with --results, of which the last that has a figure counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -59,6 +63,9 @@ _QUANTISED = Expected(0.8, matrix=0.5)
 
 def main() -> None:
     """Prints both tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.predictions", description=__doc__)
+    parser.add_argument("--results", type=Path, nargs="*", default=(), help="JSON files of benchmarks.gpu")
+    measured = _measured(parser.parse_args().results)
     config = ModelConfig.parse(HYBRID_9B)
     print("| kernel | MB | GFLOP | floor µs | predicted µs | measured µs |")
     print("|---|---|---|---|---|---|")
@@ -69,16 +76,33 @@ def main() -> None:
         floor_s = max(case.moved / H200.copy, case.operations / H200.matrix)
         print(
             f"| {case.name} | {case.moved / 1e6:.1f} | {case.operations / 1e9:.0f}"
-            f" | {floor_s * 1e6:.1f} | {kernel_s(case) * 1e6:.0f} | not yet |"
+            f" | {floor_s * 1e6:.1f} | {kernel_s(case) * 1e6:.0f} | {_shown(measured.get(case.name), 0)} |"
         )
     print("\n| step | moves or computes | floor ms | predicted ms | measured ms |")
     print("|---|---|---|---|---|")
     for weights in (WeightFormat.FULL, WeightFormat.INT8):
         for step in steps(config, weights):
+            kept = "" if weights is WeightFormat.FULL else f", {weights.value} weights"
             print(
-                f"| {step.name}, {weights.value} weights | {step.size}"
-                f" | {step.floor_s * 1e3:.1f} | {step.predicted_s * 1e3:.1f} | not yet |"
+                f"| {step.name}{kept} | {step.size} | {step.floor_s * 1e3:.1f}"
+                f" | {step.predicted_s * 1e3:.1f} | {_shown(measured.get(step.name + kept), 1)} |"
             )
+
+
+def _measured(results: Sequence[Path]) -> dict[str, float]:
+    """Times of our kernels in µs, and of steps in ms, by name."""
+    found: dict[str, float] = {}
+    for path in results:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        kernels = report.get("kernel_speed", [])
+        found |= {row["name"]: row["time_us"] for row in kernels if row.get("kernels") == "triton"}
+        rows = [*report.get("model_speed", []), *report.get("quantised_speed", [])]
+        found |= {row["name"]: row["time_ms"] for row in rows if "time_ms" in row}
+    return found
+
+
+def _shown(measured: float | None, decimals: int) -> str:
+    return "not yet" if measured is None else f"{measured:.{decimals}f}"
 
 
 def kernel_s(case: Case) -> float:
