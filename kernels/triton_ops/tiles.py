@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -109,14 +109,12 @@ def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> Linea
     [8, 32, 64, 128]
     """
     width = min(max(8, power_of_two(tokens)), 128 if wide else 64)
-    if width <= 64:
-        step, programs = 128 if width <= 32 else 64, 512
-        tile = LinearTiles(64, width, step, inputs, warps=2, stages=4)
-    else:
-        # As many as an H200's 132 multiprocessors hold at once.
-        step, programs = 128, 264
-        tile = LinearTiles(64, width, step, inputs, warps=4, stages=3)
-    count = -(-outputs // tile.outputs) * -(-tokens // tile.tokens)
+    channels = 32 if width == 8 else 64
+    # Of the widest tile an H200's 132 multiprocessors hold 264 programs at once.
+    step = 64 if width == 64 else 128
+    warps, stages, programs = (4, 3, 264) if width == 128 else (2, 4, 512)
+    # As for tiles of 64 channels everywhere, so that up to 32 tokens get the same sums in the same order.
+    count = -(-outputs // 64) * -(-tokens // width)
     steps = -(-inputs // step)
     share = -(-steps // min(steps, max(1, programs // count))) * step
-    return replace(tile, share=min(share, inputs))
+    return LinearTiles(channels, width, step, min(share, inputs), warps, stages)

@@ -138,6 +138,7 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
             f"quantised_linear, {name}, {use}": partial(quantised, at, dtype, *shape)
             for name, dtype in (("int8", torch.int8), ("fp8", torch.float8_e4m3fn))
             for use, at, shape in (
+                ("in_proj of 8", replace(decode, tokens=8), in_proj),
                 ("in_proj in decode", decode, in_proj),
                 ("down_proj in decode", decode, down_proj),
                 ("down_proj of 128", replace(decode, tokens=128), down_proj),

@@ -6,6 +6,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernels import triton_ops
 from kernels.triton_ops import tiles
@@ -37,9 +39,10 @@ LAUNCHES: dict[str, list[tuple[str, int, int, int]]] = {
         f"quantised_linear, {name}, {use}": found
         for name in ("int8", "fp8")
         for use, found in {
+            "in_proj of 8": [("quantised_linear_kernel", 2, 16, 8)],
             "in_proj in decode": [("quantised_linear_kernel", 2, 16, 16)],
-            "down_proj in decode": [("quantised_linear_kernel", 2, 16, 16), ("add_shares_kernel", 4, 16, 8)],
-            "down_proj of 128": [("quantised_linear_kernel", 4, 16, 16), ("add_shares_kernel", 4, 16, 8)],
+            "down_proj in decode": [("quantised_linear_kernel", 2, 16, 16), ("add_shares_kernel", 4, 8, 4)],
+            "down_proj of 128": [("quantised_linear_kernel", 4, 16, 16), ("add_shares_kernel", 4, 8, 4)],
             "down_proj in prefill": [("full_weight_kernel", 4, 8, 16)],
         }.items()
     },
@@ -143,6 +146,15 @@ def test_a_product_of_few_tokens_has_programs_for_a_whole_device(
     assert programs >= 132
     assert tile.share % tile.inputs == 0 or tile.share == inputs
     assert (-(-inputs // tile.share) - 1) * tile.share < inputs
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(1, 30_000), st.integers(1, 20_000), st.integers(1, 32), st.booleans())
+def test_the_inputs_are_shared_alike_for_up_to_32_tokens(
+    outputs: int, inputs: int, tokens: int, wide: bool
+) -> None:
+    one, many = (tiles.linear_tiles(count, outputs, inputs, wide=wide) for count in (1, tokens))
+    assert (one.share, one.inputs) == (many.share, many.inputs)
 
 
 @pytest.mark.parametrize(("sequences", "count"), [(1, 2), (64, 1)])
