@@ -3,11 +3,12 @@
 A program takes one key head of one sequence, and with it all queries of its group (5 at 40/8 heads, padded
 to the 16 rows that a matrix product needs: every key is read once, not five times). With few sequences the
 keys are split into parts, so that the device is filled; a second, small launch then weighs the parts. Their
-number depends on the batch alone, so that a captured graph serves any context. Keys are fetched through the
-page table, 64 at once, two tiles ahead.
+number, a power of two, depends on the batch alone, so that a captured graph serves any context, and seven
+variants any batch. Keys are fetched through the page table, 64 at once, two tiles ahead.
 
 Bytes: 2 × key heads × head_dim × 2 per key and layer in bf16, 4 kB at 8 × 128; at 8k tokens 34 MB per
-sequence and layer.
+sequence and layer. On an H200 32 sequences of 8k tokens are read at 4.4 TB/s, one of 128k in 64 parts at
+4.2; with half as many parts, at 3.6.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kernels.triton_ops.tiles import decode_splits, power_of_two
 _BLOCK_K, _WARPS, _STAGES = 64, 4, 3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["table_ptr", "context_ptr"])
 def attention_decode_kernel(
     q_ptr,
     k_ptr,
@@ -159,6 +160,7 @@ def attention_decode(
             SPLITS=splits,
             BLOCK_S=power_of_two(splits),
             BLOCK_W=power_of_two(width),
-            num_warps=1,
+            # 16 parts' numbers to a warp.
+            num_warps=max(1, splits // 16),
         )
     return out

@@ -29,6 +29,23 @@ from kernels.triton_ops.tiles import power_of_two
 _PART, _WARPS = 4096, 4
 # Weights are at most 1.0, 0x3f800000: 30 bits, 3 of them in each pass.
 _PASSES = 10
+# Rules and results of a row lie side by side with others: where one begins depends on the number of rows.
+_OF_ROWS = [
+    "temperature_ptr",
+    "top_p_ptr",
+    "top_k_ptr",
+    "min_p_ptr",
+    "random_ptr",
+    "best_ptr",
+    "mass_ptr",
+    "count_ptr",
+    "row_best_ptr",
+    "most_mass_ptr",
+    "most_count_ptr",
+    "prefixes_ptr",
+    "least_ptr",
+    "kept_ptr",
+]
 
 
 @triton.jit
@@ -39,7 +56,7 @@ def _weights(logits_ptr, row, part, stride, temperature, best, vocabulary, PART:
     return tl.exp((logits - best) / temperature)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_OF_ROWS)
 def sum_parts_kernel(
     logits_ptr,
     temperature_ptr,
@@ -61,7 +78,7 @@ def sum_parts_kernel(
     tl.store(mass_ptr + row * PARTS + part, tl.sum(weights, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_OF_ROWS)
 def sum_rows_kernel(
     best_ptr,
     mass_ptr,
@@ -115,7 +132,7 @@ def _prefix(
     return tl.load(prefixes_ptr + (step - 1) * rows + row) * 8 + found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "step"], do_not_specialize_on_alignment=_OF_ROWS)
 def search_kernel(
     logits_ptr,
     temperature_ptr,
@@ -165,7 +182,7 @@ def search_kernel(
         tl.store(count_ptr + at + digit, tl.sum(above.to(tl.float32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=_OF_ROWS)
 def keep_kernel(
     logits_ptr,
     temperature_ptr,
@@ -223,7 +240,7 @@ def _first_above(mass, sums, target, BLOCK: tl.constexpr):
     return tl.where(first < BLOCK, first, last)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_OF_ROWS)
 def choose_kernel(
     logits_ptr,
     temperature_ptr,

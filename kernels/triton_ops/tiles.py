@@ -35,8 +35,13 @@ def head_and_tail(width: int) -> tuple[int, int]:
 
 
 def row_warps(head: int) -> int:
-    """Warps of a program that holds a row in registers: 32 numbers of the head to a lane."""
-    return min(8, max(1, head // 1024))
+    """Warps of a program that holds a row in registers: 8 numbers of the head to a lane, one vector, in as
+    many as 8 warps.
+
+    >>> [row_warps(head) for head in (128, 1024, 4096)]
+    [1, 4, 8]
+    """
+    return min(8, max(1, head // 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +82,14 @@ def update_channels(width: int) -> int:
 
 
 def decode_splits(sequences: int, kv_heads: int) -> int:
-    """Parts into which each sequence's keys are split, so that few sequences also fill the device.
+    """Parts into which each sequence's keys are split, so that few sequences also fill the device: a power of
+    two, since each number is compiled.
 
-    >>> [decode_splits(sequences, 8) for sequences in (1, 8, 32, 128)]
-    [32, 8, 2, 1]
+    >>> [decode_splits(sequences, 8) for sequences in (1, 3, 8, 32, 128)]
+    [64, 32, 16, 4, 1]
     """
-    return max(1, min(32, 512 // (sequences * kv_heads)))
+    parts = max(1, min(64, 1024 // (sequences * kv_heads)))
+    return 1 << (parts.bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)

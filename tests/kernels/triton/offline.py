@@ -100,22 +100,30 @@ class Launch:
         """Equal for launches that compile to the same."""
         return self._source().hash(), tuple(sorted(self.options.items())), arch
 
+    def choices(self) -> tuple[object, ...]:
+        """What the caller chose to compile: constants, options and number types."""
+        constants = [self.arguments[p.name] for p in self.kernel.params if p.is_constexpr]
+        types = [value.dtype for value in self.arguments.values() if isinstance(value, Tensor)]
+        return self.name, *constants, *types, *sorted(self.options.items())
+
     def _source(self) -> ASTSource:
         signature: dict[str, str] = {}
         constants: dict[str, object] = {}
         attributes: dict[tuple[int, ...], list[list[object]]] = {}
         for number, parameter in enumerate(self.kernel.params):
             value = self.arguments[parameter.name]
-            if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            special = not parameter.do_not_specialize
+            aligned = special and not parameter.do_not_specialize_on_alignment
+            if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
                 signature[parameter.name], constants[parameter.name] = "constexpr", value
             elif isinstance(value, Tensor):
                 signature[parameter.name] = "*" + _TYPES[value.dtype]
                 # The allocator aligns by far more; a view may begin anywhere.
-                if value.storage_offset() * value.element_size() % 16 == 0:
+                if aligned and value.storage_offset() * value.element_size() % 16 == 0:
                     attributes[(number,)] = [["tt.divisibility", 16]]
             elif isinstance(value, int):
                 signature[parameter.name] = "i32" if value < 1 << 31 else "i64"
-                if value % 16 == 0:
+                if aligned and value % 16 == 0:
                     attributes[(number,)] = [["tt.divisibility", 16]]
             else:
                 signature[parameter.name] = "fp32"

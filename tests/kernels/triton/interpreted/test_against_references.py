@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -138,6 +139,18 @@ def test_conv_update(window: int, slots: list[int]) -> None:
     assert torch.equal(states[others], before[others])
 
 
+def test_convolving_token_by_token_gives_the_bits_of_prefill() -> None:
+    torch.manual_seed(5)
+    layout, index = pieces([(3, 19)])
+    x, weight, bias = torch.randn(19, 6), torch.randn(WINDOW, 6), torch.randn(6)
+    states = torch.randn(2, WINDOW - 1, 6)
+    stepped = states.clone()
+    y = TRITON.conv_prefill(x, weight, bias, states, layout.slots, index)
+    rows = [TRITON.conv_update(row[None], weight, bias, stepped, layout.slots) for row in x]
+    assert torch.equal(torch.cat(rows), y)
+    assert torch.equal(stepped, states)
+
+
 @packings
 def test_scan_prefill(spans: list[tuple[int, int]]) -> None:
     layout, index = pieces(spans)
@@ -225,8 +238,11 @@ class Pages:
         ]
 
 
+@pytest.mark.parametrize("page", [16, 128, 24], ids=["whole pages", "parts of a page", "neither"])
 @packings
-def test_attention_prefill(spans: list[tuple[int, int]]) -> None:
+def test_attention_prefill(spans: list[tuple[int, int]], page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile is 64 keys."""
+    monkeypatch.setattr(sys.modules[__name__], "PAGE", page)
     layout, index = pieces(spans)
     pages = Pages(layout.piece_pages, [sum(span) for span in spans], 12, len(spans))
     torch.manual_seed(0)
