@@ -174,7 +174,7 @@ def _linears(kernels: Kernels, inputs: Inputs, *, weights: WeightFormat) -> Iter
     for name, weight in inputs.projections().items():
         found = QuantisedLinear.prepare(weight, None, weights, kernels)
         # Each tile, and a part of one.
-        for tokens in (1, 20, 50, 130, 400):
+        for tokens in (1, 20, 50, 100, 130, 400):
             x = inputs.random(tokens, weight.shape[1])
             exact = references.quantised_linear(x, found.weight, found.scales)
             yield f"quantised_linear, {weights.value}, {name}, {tokens}", found(x), exact
