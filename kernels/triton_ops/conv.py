@@ -59,13 +59,14 @@ def conv_prefill_kernel(
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channels < CHANNELS
     slot = tl.load(slots_ptr + piece).to(tl.int64)
+    x_ptr += (first + begin) * x_stride + channels
+    out_ptr += (first + begin) * CHANNELS + channels
     # All rows are loaded before the first is used. Those below 0 are carried.
     rows = tl.tuple([])
     for number in tl.static_range(BLOCK_T + WINDOW - 1):
         at = begin + number - (WINDOW - 1)
-        row = tl.load(
-            x_ptr + (first + at) * x_stride + channels, mask=exists & (at >= 0) & (at < length), other=0.0
-        )
+        row_ptr = x_ptr + (number - (WINDOW - 1)) * x_stride
+        row = tl.load(row_ptr, mask=exists & (at >= 0) & (at < length), other=0.0)
         if number < WINDOW - 1:
             carried = tl.load(
                 states_ptr + (slot * (WINDOW - 1) + at + (WINDOW - 1)) * CHANNELS + channels,
@@ -86,7 +87,7 @@ def conv_prefill_kernel(
         for tap in tl.static_range(WINDOW):
             total += rows[number + tap].to(tl.float32) * weights[tap]
         at = begin + number
-        tl.store(out_ptr + (first + at) * CHANNELS + channels, _silu(total), mask=exists & (at < length))
+        tl.store(out_ptr + number * CHANNELS, _silu(total), mask=exists & (at < length))
 
 
 @triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
