@@ -1,11 +1,11 @@
 """Decode steps captured once as CUDA graphs and replayed.
 
-A decode step of a 9B model is about 290 launches and takes 4 ms of a GPU: launched one by one it would wait
-for the host. A graph has a fixed batch size and fixed addresses. So there is one for each rung of a ladder
-of sizes; a batch is padded up to the next rung with sequences that have no slot, no page and no context,
-which the Triton kernels skip; and the index data lies in buffers that are refilled before each replay, as
-the logits do that come of it. All graphs share one memory pool, the largest captured first, since only one
-runs at a time.
+A decode step of a 9B model is about 320 launches. One by one they take the host 10 ms on an H200; as a graph
+they take the device 5.3 ms, for one sequence. A graph has a fixed batch size and fixed addresses. So there is
+one for each rung of a ladder of sizes; a batch is padded up to the next rung with sequences that have no
+slot, no page and no context, which the Triton kernels skip; and the index data lies in buffers that are
+refilled before each replay. The logits lie in a buffer too, one for all graphs. These share one memory pool,
+the largest captured first, since only one runs at a time.
 """
 
 from __future__ import annotations
