@@ -189,7 +189,7 @@ def conv_prefill(
         BLOCK_C=_PREFILL_CHANNELS,
         num_warps=_PREFILL_WARPS,
     )
-    conv_carry_kernel[(triton.cdiv(channels, _UPDATE_CHANNELS), pieces)](
+    conv_carry_kernel[(-(-channels // _UPDATE_CHANNELS), pieces)](
         x,
         states,
         slots,
@@ -207,7 +207,7 @@ def conv_update(x: Tensor, weight: Tensor, bias: Tensor | None, states: Tensor, 
     """See the twin. Rows of x may be strided; a negative slot is padding, and gives zeros."""
     sequences, channels = x.shape
     out = torch.empty((sequences, channels), dtype=x.dtype, device=x.device)
-    conv_update_kernel[(triton.cdiv(channels, _UPDATE_CHANNELS), sequences)](
+    conv_update_kernel[(-(-channels // _UPDATE_CHANNELS), sequences)](
         x,
         weight,
         weight if bias is None else bias,

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.triton_ops.tiles import power_of_two
+
 _BLOCK, _WARPS = 1024, 4
 
 
@@ -39,7 +41,7 @@ def time_steps_kernel(
 def relu2(x: Tensor) -> Tensor:
     """See the twin."""
     out = torch.empty_like(x)
-    relu2_kernel[(triton.cdiv(x.numel(), _BLOCK),)](x, out, x.numel(), BLOCK=_BLOCK, num_warps=_WARPS)
+    relu2_kernel[(-(-x.numel() // _BLOCK),)](x, out, x.numel(), BLOCK=_BLOCK, num_warps=_WARPS)
     return out
 
 
@@ -55,7 +57,7 @@ def time_steps(dt: Tensor, bias: Tensor, low: float, high: float) -> Tensor:
         low,
         high,
         HEADS=heads,
-        BLOCK=triton.next_power_of_2(heads),
+        BLOCK=power_of_two(heads),
         num_warps=1,
     )
     return out

@@ -204,7 +204,7 @@ def _full_weight(stored: Tensor, scales: Tensor, dtype: torch.dtype, *, fp8: boo
     outputs, inputs = stored.shape
     full = torch.empty_like(stored, dtype=dtype)
     block = 1024
-    full_weight_kernel[(triton.cdiv(inputs, block), outputs)](
+    full_weight_kernel[(-(-inputs // block), outputs)](
         stored, scales, full, INPUTS=inputs, FP8=fp8, PACKED=packed, BLOCK=block, num_warps=4
     )
     return full
@@ -217,12 +217,12 @@ def _fused(
     outputs = stored.shape[0]
     tile = tiles.linear_tiles(tokens, outputs, inputs, wide=tiles.hopper(x.device))
     out = torch.empty((tokens, outputs), dtype=x.dtype, device=x.device)
-    shares = triton.cdiv(inputs, tile.share)
+    shares = -(-inputs // tile.share)
     sums = out
     if shares > 1:
         sums = torch.empty((shares, tokens, outputs), dtype=torch.float32, device=x.device)
     biased = bias is not None
-    quantised_linear_kernel[(triton.cdiv(tokens, tile.tokens), triton.cdiv(outputs, tile.outputs), shares)](
+    quantised_linear_kernel[(-(-tokens // tile.tokens), -(-outputs // tile.outputs), shares)](
         x,
         stored,
         scales,
@@ -244,7 +244,7 @@ def _fused(
     )
     if shares > 1:
         block = 256
-        add_shares_kernel[(triton.cdiv(outputs, block), tokens)](
+        add_shares_kernel[(-(-outputs // block), tokens)](
             sums,
             scales,
             bias if biased else scales,

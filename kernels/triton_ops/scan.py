@@ -298,7 +298,7 @@ def scan_prefill(
     before = torch.empty((tokens // _CHUNK + 2 * pieces, heads, width, size), dtype=x.dtype, device=x.device)
     shape = {"HEADS": heads, "HEADS_PER_GROUP": heads // groups, "WIDTH": width, "SIZE": size}
     shape |= {"BLOCK_N": max(16, power_of_two(size)), "CHUNK": _CHUNK}
-    scan_decay_kernel[(_touched(longest, _CHUNK), triton.cdiv(heads, _DECAY_HEADS), pieces)](
+    scan_decay_kernel[(_touched(longest, _CHUNK), -(-heads // _DECAY_HEADS), pieces)](
         dt,
         a,
         index.spans,
@@ -311,7 +311,7 @@ def scan_prefill(
         BLOCK_H=_DECAY_HEADS,
         num_warps=_DECAY_WARPS,
     )
-    scan_states_kernel[(triton.cdiv(width, tile.channels), heads, pieces)](
+    scan_states_kernel[(-(-width // tile.channels), heads, pieces)](
         x,
         steps,
         decay,

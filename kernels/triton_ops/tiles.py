@@ -1,13 +1,19 @@
-"""How shapes become tiles: pure functions, so that a shape always gets the same tiles and the same bits."""
+"""How shapes become tiles: pure functions, so that a shape always gets the same tiles and the same bits.
+
+A step that is no graph waits for the host that launches it. So what a device is, is asked once, and grids are
+divided by Python: `triton.cdiv` takes the host 2 to 5 µs.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 
+@cache
 def hopper(device: torch.device) -> bool:
     """Whether matrix instructions take 64 rows and leave operands in shared memory; older devices hold them
     in registers, and need smaller tiles. What is no GPU counts as the newest.

@@ -77,7 +77,7 @@ def scan_update(
     groups, size = b.shape[1:]
     block = update_channels(width)
     y = torch.empty((sequences, heads, width), dtype=x.dtype, device=x.device)
-    scan_update_kernel[(triton.cdiv(width, block), heads, sequences)](
+    scan_update_kernel[(-(-width // block), heads, sequences)](
         x,
         dt,
         a,
