@@ -18,11 +18,16 @@ from torch import Tensor
 _ALIGNMENT = 16
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether a device copies and computes by itself, while the host goes on."""
+    return device.type == "cuda"
+
+
 def pinned(values: Tensor, device: torch.device) -> Tensor:
-    """The values, which are on the host, where `device` may copy them from while the host goes on; for a CPU
-    they stay where they are.
+    """The values, which are on the host, where a GPU may copy them from while the host goes on; for another
+    device they stay where they are.
     """
-    return values.pin_memory() if device.type == "cuda" else values
+    return values.pin_memory() if is_gpu(device) else values
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

@@ -5,7 +5,8 @@ for those on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -33,6 +34,16 @@ class Watch(TorchFunctionMode):
         self.waits: list[str] = []
         self.late: list[str] = []
         self._pinned: list[Tensor] = []
+        self._stand_in = patch("kernels.transfer.is_gpu", lambda device: device == DEVICE)
+
+    def __enter__(self) -> Self:
+        self._stand_in.start()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._stand_in.stop()
 
     def __torch_function__(
         self,
