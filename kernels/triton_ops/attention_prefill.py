@@ -26,7 +26,6 @@ from kernels.triton_ops import tiles
 from kernels.triton_ops.tiles import power_of_two
 
 _BLOCK_M, _BLOCK_K, _WARPS, _STAGES = 64, 64, 4, 2
-_MAX_REGISTERS: int | None = None
 
 
 @triton.jit(do_not_specialize_on_alignment=["rows_ptr"])
@@ -225,6 +224,5 @@ def attention_prefill(
         BLOCK_W=max(16, power_of_two(width)),
         num_warps=_WARPS,
         num_stages=_STAGES,
-        **({} if _MAX_REGISTERS is None else {"maxnreg": _MAX_REGISTERS}),
     )
     return out

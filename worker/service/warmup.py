@@ -1,4 +1,6 @@
-"""Measures the engine's speed before the worker becomes ready, which also warms it up."""
+"""Measures the engine's speed before the worker becomes ready, which also warms it up: on a GPU, whatever a
+step may launch is compiled when it is launched first, and no request should wait for that.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,10 @@ def measure(engine: Engine, chat: Chat, closing: Closing, clock: Callable[[], fl
     longest = engine.settings.max_sequence_tokens // 2
     text = chat.encode("The quick brown fox jumps over the lazy dog. ")
 
-    def submit(name: str, prompt_tokens: int, output_tokens: int) -> None:
+    def submit(name: str, prompt_tokens: int, output_tokens: int, top_p: float) -> None:
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
         limits = Limits(0, 0, output_tokens)
-        # Drawn at a temperature, so that a step holds the dearer kind of sampling.
-        sampling = Sampling(temperature=1.0, top_p=0.95)
+        sampling = Sampling(temperature=1.0, top_p=top_p)
         engine.submit(Request(name, Prompt(tuple(ids), 0), limits, closing, sampling, clock()))
 
     decode_s = {}
@@ -49,14 +50,16 @@ def measure(engine: Engine, chat: Chat, closing: Closing, clock: Callable[[], fl
         sizes.append(sizes[-1] * 2)
     for size in sizes:
         for number in range(size):
-            submit(f"decode {number}", min(_SHORT_PROMPT_TOKENS, longest), min(_DECODE_TOKENS, longest))
+            # Steps hold the dearer kind of sampling.
+            prompt_tokens, output_tokens = min(_SHORT_PROMPT_TOKENS, longest), min(_DECODE_TOKENS, longest)
+            submit(f"decode {number}", prompt_tokens, output_tokens, top_p=0.95)
         # None when the pages do not hold so many, or the first were done before the last had begun.
         if steps_s := _full_steps(engine, size, clock):
             decode_s[size] = median(steps_s)
     prompt_tokens = min(_LONG_PROMPT_TOKENS, longest)
     prefill_s = []
     for _ in range(_PREFILLS):
-        submit("prefill", prompt_tokens, 1)
+        submit("prefill", prompt_tokens, 1, top_p=1.0)
         began_s = clock()
         while not engine.idle:
             engine.step()
