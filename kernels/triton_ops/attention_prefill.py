@@ -204,7 +204,7 @@ def attention_prefill(
     tokens, heads, width = q.shape
     page_tokens, kv_heads = k_pages.shape[1:3]
     out = torch.empty((tokens, heads, width), dtype=q.dtype, device=q.device)
-    attention_prefill_kernel[(heads, triton.cdiv(max(index.lengths), _BLOCK_M), len(index.lengths))](
+    attention_prefill_kernel[(heads, -(-max(index.lengths) // _BLOCK_M), len(index.lengths))](
         q,
         k_pages,
         v_pages,

@@ -172,8 +172,8 @@ def conv_prefill(
     window = weight.shape[0]
     out = torch.empty((tokens, channels), dtype=x.dtype, device=x.device)
     pieces = len(index.lengths)
-    blocks = triton.cdiv(channels, _PREFILL_CHANNELS)
-    conv_prefill_kernel[(blocks, triton.cdiv(max(index.lengths), _PREFILL_TOKENS), pieces)](
+    blocks = -(-channels // _PREFILL_CHANNELS)
+    conv_prefill_kernel[(blocks, -(-max(index.lengths) // _PREFILL_TOKENS), pieces)](
         x,
         weight,
         weight if bias is None else bias,

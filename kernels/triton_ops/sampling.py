@@ -280,7 +280,7 @@ def sample(
 ) -> Tensor:
     """See the twin. Rows of logits may be strided."""
     rows, vocabulary = logits.shape
-    parts = triton.cdiv(vocabulary, _PART)
+    parts = -(-vocabulary // _PART)
     grid, tiles = (parts, rows), {"PARTS": parts, "BLOCK": power_of_two(parts)}
 
     def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
