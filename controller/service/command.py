@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from controller.options import positive
 from controller.policy import LivePolicy, PolicyError, load_policy
 from controller.service.collector import calm_collector
 from controller.service.membership import Sources
@@ -238,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     telemetry.add_argument(
         "--metrics-tenants",
-        type=_positive,
+        type=positive,
         default=MOST_TENANTS,
         metavar="N",
         help="tenants that have metrics of their own, the policy's first; the rest is `other` (%(default)s)",
@@ -259,10 +260,3 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
     return seconds
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number

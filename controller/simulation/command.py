@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from controller.options import positive
 from controller.policy import Policy, PolicyError, load_policy
 from controller.simulation.html import report
 from controller.simulation.judge import judge_of
@@ -224,7 +225,7 @@ def add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help=f"of a worker: {', '.join(PRESETS)}, or a file from `curfew policy speed` (%(default)s)",
     )
-    add("--workers", type=_count, default=1, metavar="N", help="how many (%(default)s)")
+    add("--workers", type=positive, default=1, metavar="N", help="how many (%(default)s)")
     add(
         "--map",
         action="append",
@@ -274,9 +275,3 @@ def _factor(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
