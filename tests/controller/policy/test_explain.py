@@ -34,7 +34,7 @@ tenants:
       - match: {tier: gold}
         objectives: {deadline: 5m}
   - name: hasty
-    objectives: {deadline: 16ms}
+    objectives: {deadline: 12ms}
   - name: torn
     objectives: {deadline: 1ms, first_token: 1ms}
 """
@@ -86,8 +86,8 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
         "rule     tenants[0]: none of support's rules matches (task=triage|routing; tier=gold)\n"
         "promise  deadline 3 s; kept for p95\n"
         "limits   none\n"
-        "worker   0 other requests running: 5.2 ms a step, 22472 prompt tokens a second (computed from data "
-        "sheets: 3.6 TB/s, 400 TFLOP/s)\n"
+        "worker   0 other requests running: 5.8 ms a step, 35955 prompt tokens a second (computed from "
+        "measurements: 3.4 TB/s, 640 TFLOP/s)\n"
         f"plan     think, {plan.budget_tokens} tokens and 10 to end a sentence; 20 tokens kept for the "
         f"answer; done in {format_duration(plan.predicted_s)}; expected quality {quality:.3g}\n"
         f"because  {plan.why}"
@@ -147,7 +147,7 @@ def test_a_refusal_tells_what_would_be_accepted() -> None:
     assert isinstance(refusal, Refusal)
     said = explain(tenant("hasty"), case)
     assert f"\nplan     refused; the fastest would take {format_duration(refusal.predicted_s)}\n" in said
-    assert "\nTo be accepted, each of these alone would do:\n  deadline 24 ms: " in said
+    assert "\nTo be accepted, each of these alone would do:\n  deadline 18 ms: " in said
 
 
 def test_what_no_single_change_brings_is_told_with_what_was_tried() -> None:
