@@ -31,7 +31,7 @@ from controller.fleet import Roster, Worker
 from controller.planning.decision import Ask, Mode, Refusal
 from controller.planning.outcomes import Ended, Trial
 from controller.policy import Policy, TenantPolicy, parse_policy
-from controller.service.collector import calm_collector
+from curfew.rpc.collector import calm_collector
 from curfew.v1 import worker_pb2
 
 SLOTS = 64

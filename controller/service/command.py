@@ -14,7 +14,6 @@ from pathlib import Path
 
 from controller.options import positive
 from controller.policy import LivePolicy, PolicyError, load_policy
-from controller.service.collector import calm_collector
 from controller.service.membership import Sources
 from controller.service.recording import Recorder, RecordingFormat
 from controller.service.reload import log_doubts, watch
@@ -25,6 +24,7 @@ from controller.state.shared import Timings
 from controller.state.store import StoreError
 from controller.telemetry.settings import TelemetrySettings
 from curfew.rpc.addresses import host_and_port
+from curfew.rpc.collector import calm_collector
 from curfew.rpc.server import ended_by_signals, on_signals
 from curfew.telemetry.controller_metrics import MOST_TENANTS
 from curfew.telemetry.logs import LogFormat, configure_logging

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from curfew.rpc.collector import calm_collector
 from curfew.rpc.durations import duration
 from curfew.telemetry.logs import LogFormat, configure_logging
 from curfew.v1 import worker_pb2 as pb
@@ -157,6 +158,7 @@ def _run(options: argparse.Namespace) -> int:
         return cannot_start(error)
     reader = RequestReader(model.chat, closing, _grammars(model))
     description = _description(model, engine, speed, has_forms=reader.grammars is not None)
+    calm_collector()
     return asyncio.run(_serve(options, engine, reader, description, security))
 
 
