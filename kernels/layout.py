@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.transfer import send, send_all
+from kernels.transfer import on_host, send, send_all
 
 
 class Segment(NamedTuple):
@@ -188,7 +188,7 @@ def step_layout(
     count, total = len(decodes), len(decodes) + len(pieces)
     ends = list(accumulate((piece.length for piece in pieces), initial=count))
     # One array of all that is short: making tensors costs more than numbers.
-    short = np.array(
+    short = on_host(
         [
             *(s.slot for s in decodes),
             *(s.slot for s in pieces),
@@ -196,10 +196,9 @@ def step_layout(
             *(end - 1 for end in ends[1:]),
             *(s.start + 1 for s in decodes),
             *(s.pages[s.start // page_tokens] * page_tokens + s.start % page_tokens for s in decodes),
-        ],
-        dtype=np.int64,
+        ]
     )
-    slots, last, context, rows = torch.from_numpy(short).split_with_sizes([total, total, count, count])
+    slots, last, context, rows = short.split_with_sizes([total, total, count, count])
     host = [slots, last, context, rows, _page_table(decodes, page_tokens)]
     if pieces:
         tables = [_pages(piece, page_tokens) for piece in pieces]

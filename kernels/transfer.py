@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,16 @@ def pinned(values: Tensor, device: torch.device) -> Tensor:
 def send(values: Tensor, device: torch.device) -> Tensor:
     """The values, which are on the host, on a device: ready for what is launched from now on."""
     return pinned(values, device).to(device, non_blocking=True)
+
+
+def on_host(numbers: Sequence[object]) -> Tensor:
+    """Whole numbers, int64. By way of NumPy, which reads lists several times as fast."""
+    return torch.from_numpy(np.array(numbers, dtype=np.int64))
+
+
+def send_numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers on a device, int64."""
+    return send(on_host(numbers), device)
 
 
 def send_all(values: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:

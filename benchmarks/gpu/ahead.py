@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from benchmarks.gpu.correctness import Check, checks
-from benchmarks.gpu.kernel_speed import Sizes, cases
+from benchmarks.gpu.kernel_speed import Case, Sizes, cases
 from benchmarks.gpu.published import HYBRID_9B
 from benchmarks.gpu.shapes import Inputs
 from kernels import Kernels, kernels_for
@@ -49,7 +49,11 @@ def main() -> None:
 
 def _calls(inputs: Inputs, kernels: Kernels) -> Iterator[Callable[[], object]]:
     yield from (partial(_all, check) for check in checks(kernels, inputs))
-    yield from (case.prepare(kernels) for case in cases(inputs, sizes=Sizes()))
+    yield from (partial(_once, case, kernels) for case in cases(inputs, sizes=Sizes()))
+
+
+def _once(case: Case, kernels: Kernels) -> None:
+    case.prepare(kernels)()
 
 
 def _all(check: Callable[[], Iterator[Check]]) -> None:
@@ -71,7 +75,7 @@ def _try_share_of_tiles(inputs: Inputs, share: int, count: int) -> None:
             searched.configs = searched.configs[share::count] or searched.configs[:1]
     for case in cases(inputs, sizes=Sizes(sequences=(1,), contexts=(), tokens=(1024,), packed=(256,))):
         if "mamba_ssm" in case.peers:
-            case.prepare(peer)()
+            _once(case, peer)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, median
 
 import torch
 
-from benchmarks.harness import threads
+from benchmarks.harness import DEMO_MODEL, make_engine, threads
 from demo.problems import held_out, is_right
-from worker.engine.build import EngineOptions, Model, build_engine, load_model
+from worker.engine.build import Model, load_model
 from worker.engine.closing import Closing
 from worker.engine.events import Finished, Output
 from worker.engine.generation import Limits, Phase
@@ -21,8 +20,6 @@ from worker.engine.sequence import Request
 from worker.model.chat import Chat, Prompt, Role, Turn
 from worker.model.config import ModelConfig
 from worker.model.network import Network
-
-_DEMO_MODEL = Path(__file__).parents[2] / "demo" / "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +38,15 @@ class Answers:
 def answers(device: torch.device, dtype: torch.dtype, problems: int) -> Iterator[Answers]:
     """Asks the demonstration's model on the device and on a CPU, with little to think and with enough."""
     asked = held_out(problems)
+    questions = [problem.question for problem in asked]
+    models = [
+        load_model(DEMO_MODEL, device=at, dtype=kind)
+        for at, kind in ((device, dtype), (torch.device("cpu"), torch.float32))
+    ]
     for budget in (32, 128):
         # So small a model is no faster with more threads.
         with threads(2):
-            here, there = (
-                _answered(load_model(_DEMO_MODEL, device=at, dtype=kind), [p.question for p in asked], budget)
-                for at, kind in ((device, dtype), (torch.device("cpu"), torch.float32))
-            )
+            here, there = (_answered(model, questions, budget) for model in models)
         right, right_on_cpu = (
             mean(is_right(problem, text) for problem, (text, _) in zip(asked, found, strict=True))
             for found in (here, there)
@@ -58,7 +57,7 @@ def answers(device: torch.device, dtype: torch.dtype, problems: int) -> Iterator
 
 def _answered(model: Model, questions: Sequence[str], budget: int) -> list[tuple[str, list[int]]]:
     """Answers and all tokens, of questions asked at once."""
-    engine = build_engine(model, EngineOptions(queue=len(questions), cache_bytes=256 << 20), time.monotonic)
+    engine = make_engine(model, queue=len(questions), cache_bytes=256 << 20)
     closing = Closing(model.chat.encode, model.chat.token_bytes)
     for number, question in enumerate(questions):
         prompt = model.chat.prompt([Turn(Role.USER, question)], think=True)
@@ -92,11 +91,12 @@ def serve(
     network: Network, config: ModelConfig, model_step_ms: float, *, requests: int, prompt: int, output: int
 ) -> Served:
     """Runs an engine over a network with random weights. model_step_ms: of as many sequences."""
-    chat = Chat.load(_DEMO_MODEL, config.end_token_ids)
-    engine = build_engine(
+    chat = Chat.load(DEMO_MODEL, config.end_token_ids)
+    engine = make_engine(
         Model("dummy", config, chat, network),
-        EngineOptions(slots=requests, checkpoints=2, max_sequence_tokens=prompt + 2 * output),
-        time.monotonic,
+        slots=requests,
+        checkpoints=2,
+        max_sequence_tokens=prompt + 2 * output,
     )
     closing = Closing(chat.encode, chat.token_bytes)
     limits = Limits(output, 0, output + closing.longest + 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels.transfer import send
+from kernels.transfer import send_numbers
 from worker.engine.answer_form import Matcher
 from worker.engine.budget import BudgetMachine, TextFormat
 from worker.engine.cache import PagePool, SlotPool
@@ -272,7 +272,7 @@ class Engine:
             return []
         rows = [row for row, _ in ready]
         if rows != list(range(len(logits))):
-            logits = logits.index_select(0, send(torch.tensor(rows), logits.device))
+            logits = logits.index_select(0, send_numbers(rows, logits.device))
         draws = [self._draw(sequence) for _, sequence in ready]
         return choose(logits, draws, self._runner.network.sample)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.layout import Segment, step_layout
-from kernels.transfer import send
+from kernels.transfer import send_numbers
 from worker.engine.compiled import CompiledDecode
 from worker.engine.graphs import DecodeGraphs
 from worker.engine.scheduler import Piece, Plan
@@ -64,7 +64,7 @@ class Runner:
             window=config.conv_kernel,
             device=device,
         )
-        hidden = self.network.hidden(send(torch.tensor(fed), device), layout, self.pools)
+        hidden = self.network.hidden(send_numbers(fed, device), layout, self.pools)
         return self.network.logits(hidden.index_select(0, layout.last) if pieces else hidden)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kernels import torch_ops
-from kernels.transfer import send, send_all
+from kernels.transfer import send, send_numbers
 
 _MASK = (1 << 64) - 1
 # Below it the likeliest token is taken: others are drawn only when they differ by less than their rounding.
@@ -109,7 +109,7 @@ def choose(logits: Tensor, draws: Sequence[Draw], sample: Sample = torch_ops.sam
     device = logits.device
     reported = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
     if reported:
-        reported_rows = _rows(reported, device)
+        reported_rows = send_numbers(reported, device)
         model_logprobs = torch.log_softmax(logits.index_select(0, reported_rows), dim=-1)
     _penalise(logits, draws)
     _ban(logits, draws)
@@ -126,16 +126,12 @@ def choose(logits: Tensor, draws: Sequence[Draw], sample: Sample = torch_ops.sam
     return [Choice(token_id, of_row.get(row)) for row, token_id in enumerate(ids.tolist())]
 
 
-def _rows(rows: Sequence[int], device: torch.device) -> Tensor:
-    return send(torch.tensor(rows), device)
-
-
 def _penalise(logits: Tensor, draws: Sequence[Draw]) -> None:
     """Keskar et al. 2019: positive logits of seen tokens are divided, negative ones multiplied."""
     found = [row for row, draw in enumerate(draws) if draw.seen is not None]
     if not found:
         return
-    rows = _rows(found, logits.device)
+    rows = send_numbers(found, logits.device)
     values = logits.index_select(0, rows)
     seen = torch.stack([draw.seen for draw in draws if draw.seen is not None])
     penalty = torch.tensor([[draws[row].sampling.repetition_penalty] for row in found])
@@ -152,7 +148,7 @@ def _ban(logits: Tensor, draws: Sequence[Draw]) -> None:
     for banned, rows in rows_of.items():
         # A plain number would be copied to the device, and waited for.
         never = logits.new_full((), -torch.inf)
-        logits.index_put_((_rows(rows, logits.device)[:, None], banned), never)
+        logits.index_put_((send_numbers(rows, logits.device)[:, None], banned), never)
 
 
 def _restrict(logits: Tensor, draws: Sequence[Draw]) -> None:
@@ -172,7 +168,7 @@ def _choose_ids(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> Tensor
         return _draw(logits, draws, sample)
     ids = logits.argmax(-1)
     if random:
-        rows = _rows(random, logits.device)
+        rows = send_numbers(random, logits.device)
         drawn = _draw(logits.index_select(0, rows), [draws[row] for row in random], sample)
         ids.index_copy_(0, rows, drawn)
     return ids
@@ -189,7 +185,7 @@ def _draw(logits: Tensor, draws: Sequence[Draw], sample: Sample) -> Tensor:
     ]
     # By way of NumPy, which reads lists several times as fast.
     packed = torch.from_numpy(np.array(rules, dtype=np.float32))
-    temperature, top_p, top_k, min_p, random = send_all(packed.unbind(), logits.device)
+    temperature, top_p, top_k, min_p, random = send(packed, logits.device).unbind()
     return sample(
         logits,
         temperature,

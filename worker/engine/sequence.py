@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kernels.transfer import send
+from kernels.transfer import send_numbers
 from worker.engine.answer_form import FREE_FORM, AnswerForm
 from worker.engine.budget import BudgetMachine
 from worker.engine.closing import Closing
@@ -107,7 +107,7 @@ class Sequence:
         """Brings `seen` up to date."""
         if self.seen is None:
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        new = send(torch.tensor(self.tokens[self._seen_tokens :], dtype=torch.long), device)
+        new = send_numbers(self.tokens[self._seen_tokens :], device)
         self.seen.index_fill_(0, new, True)
         self._seen_tokens = len(self.tokens)
         return self.seen
