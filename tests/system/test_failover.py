@@ -20,6 +20,8 @@ from tests.system.conftest import (
 
 KILL_AFTER = 12
 """Deltas that the caller has read by then."""
+STEP_MS = 10
+"""Least time of a worker's step: a whole answer takes a second, so that the kill finds its stream unended."""
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -29,8 +31,9 @@ async def test_a_stream_whose_worker_is_killed_is_the_undisturbed_one(
     request = greedy(LONG_SUM)
     request.sampling.temperature = temperature
     request.sampling.seed = 7
-    workers = {(each := await start_worker()).addresses["listen"]: each for _ in range(2)}
-    policy = write_policy(tmp_path / "policy.yaml", step_s=0.01)
+    paced = ("--least-step-ms", str(STEP_MS))
+    workers = {(each := await start_worker(LOOPBACK, *paced)).addresses["listen"]: each for _ in range(2)}
+    policy = write_policy(tmp_path / "policy.yaml", step_s=STEP_MS / 1000)
     arguments = ["--policy", str(policy), "--listen", LOOPBACK, "--admin", LOOPBACK]
     controller = await start_service(
         "controller", [*arguments, *(part for address in workers for part in ("--worker", address))]
