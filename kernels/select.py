@@ -33,6 +33,7 @@ class Kernels:
         [Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], PrefillIndex], Tensor
     ]
     attention_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     quantised_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     relu2: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor], Tensor]

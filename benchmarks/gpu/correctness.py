@@ -56,8 +56,8 @@ def checks(kernels: Kernels, inputs: Inputs) -> list[Callable[[], Iterator[Check
         typed = replace(inputs, dtype=dtype)
         comparisons = [_norms, _convolutions, _elementwise]
         if dtype == inputs.dtype:
-            comparisons += [_scans, _attention]
-            comparisons += [partial(_linears, weights=weights) for weights in _QUANTISED]
+            comparisons += [_scans, _attention, _linears]
+            comparisons += [partial(_quantised, weights=weights) for weights in _QUANTISED]
         found += [partial(_check, compare, kernels, typed) for compare in comparisons]
     return [*found, partial(_choices, kernels, inputs)]
 
@@ -170,7 +170,18 @@ def _attention(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
         yield f"attention, {name}", got, torch.cat(exact)
 
 
-def _linears(kernels: Kernels, inputs: Inputs, *, weights: WeightFormat) -> Iterator[Comparison]:
+def _linears(kernels: Kernels, inputs: Inputs) -> Iterator[Comparison]:
+    for name, weight in inputs.projections().items():
+        for tokens in (1, 20, 32, 33):
+            x = inputs.random(tokens, weight.shape[1])
+            yield (
+                f"linear, {name}, {tokens}",
+                kernels.linear(x, weight.t(), None),
+                x.double() @ weight.double().t(),
+            )
+
+
+def _quantised(kernels: Kernels, inputs: Inputs, *, weights: WeightFormat) -> Iterator[Comparison]:
     for name, weight in inputs.projections().items():
         found = QuantisedLinear.prepare(weight, None, weights, kernels)
         # Each tile, and a part of one.

@@ -219,7 +219,7 @@ def _sample(inputs: Inputs, sequences: int) -> Case:
 
 
 def _linears(inputs: Inputs, sizes: Sizes) -> Iterator[Case]:
-    """Quantised products, beside the plain one of the same weight, which no kernel is asked for."""
+    """Products with a weight in full, and quantised."""
     for name, weight in inputs.projections().items():
         for tokens in (*sizes.sequences, *sizes.tokens):
             x = inputs.random(tokens, weight.shape[1])
@@ -230,6 +230,7 @@ def _linears(inputs: Inputs, sizes: Sizes) -> Iterator[Case]:
                 _bytes(weight) + rest,
                 operations,
                 partial(_product, x=x, weight=weight),
+                peers=("torch",),
             )
             for weights in (WeightFormat.INT8, WeightFormat.FP8):
                 yield Case(
@@ -242,7 +243,7 @@ def _linears(inputs: Inputs, sizes: Sizes) -> Iterator[Case]:
 
 
 def _product(kernels: Kernels, *, x: Tensor, weight: Tensor) -> Callable[[], object]:
-    return lambda: torch.mm(x, weight.t())
+    return lambda: kernels.linear(x, weight.t(), None)
 
 
 def _quantised_product(

@@ -3,7 +3,7 @@
 from kernels.torch_ops.attention import attention_decode, attention_prefill, store_kv
 from kernels.torch_ops.conv import conv_prefill, conv_update
 from kernels.torch_ops.elementwise import relu2, time_steps
-from kernels.torch_ops.linear import quantised_linear
+from kernels.torch_ops.linear import linear, quantised_linear
 from kernels.torch_ops.norm import add_rms_norm, gated_group_norm
 from kernels.torch_ops.sampling import sample
 from kernels.torch_ops.scan import scan_prefill, scan_update
@@ -15,6 +15,7 @@ __all__ = [
     "conv_prefill",
     "conv_update",
     "gated_group_norm",
+    "linear",
     "quantised_linear",
     "relu2",
     "sample",

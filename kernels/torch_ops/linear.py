@@ -1,9 +1,17 @@
-"""Products with weights of 8 bits."""
+"""Products with weights in the model's type and of 8 bits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """y = x · weight + bias.
+
+    x [T, in]; weight [in, out], bias [out] in x's type. Returns [T, out].
+    """
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
 def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:

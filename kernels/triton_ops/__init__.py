@@ -10,7 +10,7 @@ from kernels.triton_ops.attention_decode import attention_decode
 from kernels.triton_ops.attention_prefill import attention_prefill, store_kv
 from kernels.triton_ops.conv import conv_prefill, conv_update
 from kernels.triton_ops.elementwise import relu2, time_steps
-from kernels.triton_ops.linear import quantised_linear
+from kernels.triton_ops.linear import linear, quantised_linear
 from kernels.triton_ops.norm import add_rms_norm, gated_group_norm
 from kernels.triton_ops.sampling import sample
 from kernels.triton_ops.scan import scan_prefill
@@ -23,6 +23,7 @@ __all__ = [
     "conv_prefill",
     "conv_update",
     "gated_group_norm",
+    "linear",
     "quantised_linear",
     "relu2",
     "sample",

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton_ops.tiles import decode_splits, power_of_two
+from kernels.triton_ops.turns import launch_early, take_turn
 
 _BLOCK_K, _WARPS, _STAGES = 64, 4, 3
 
@@ -46,10 +47,12 @@ def attention_decode_kernel(
     BLOCK_G: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program for each part of the keys × key head × sequence."""
     split, kv_head = tl.program_id(0), tl.program_id(1)
     sequence = tl.program_id(2).to(tl.int64)
+    take_turn(EARLY)
     context = tl.load(context_ptr + sequence).to(tl.int32)
     share = tl.cdiv(tl.cdiv(context, SPLITS), BLOCK_K) * BLOCK_K
     begin = split * share
@@ -98,12 +101,14 @@ def combine_kernel(
     SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program for each query head of each sequence: weighs its parts by their sums of exponentials."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, BLOCK_S)
     w = tl.arange(0, BLOCK_W)
     exists = split < SPLITS
+    take_turn(EARLY)
     best = tl.load(sums_ptr + (row * SPLITS + split) * 2, mask=exists, other=float("-inf"))
     weight = tl.load(sums_ptr + (row * SPLITS + split) * 2 + 1, mask=exists, other=0.0)
     # A part may have no keys, and a padding sequence has none at all: they weigh nothing.
@@ -124,6 +129,7 @@ def attention_decode(
     splits = decode_splits(sequences, kv_heads)
     out = torch.empty((sequences, heads, width), dtype=q.dtype, device=q.device)
     parts, sums = out, out
+    early = launch_early(q.device)
     if splits > 1:
         parts = torch.empty((sequences, heads, splits, width), dtype=torch.float32, device=q.device)
         sums = torch.empty((sequences, heads, splits, 2), dtype=torch.float32, device=q.device)
@@ -150,6 +156,7 @@ def attention_decode(
         BLOCK_W=max(16, power_of_two(width)),
         num_warps=_WARPS,
         num_stages=_STAGES,
+        **early,
     )
     if splits > 1:
         combine_kernel[(sequences * heads,)](
@@ -162,5 +169,6 @@ def attention_decode(
             BLOCK_W=power_of_two(width),
             # 16 parts' numbers to a warp.
             num_warps=max(1, splits // 16),
+            **early,
         )
     return out

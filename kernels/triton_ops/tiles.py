@@ -21,6 +21,11 @@ def hopper(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+def launches_early(device: torch.device) -> bool:
+    """Whether a kernel can be launched while the one before it runs (see kernels.triton_ops.turns)."""
+    return device.type != "cpu" and hopper(device)
+
+
 def power_of_two(size: int) -> int:
     """The least power of two that is not below `size`.
 
@@ -72,10 +77,10 @@ def scan_tiles(width: int, heads_per_group: int, *, wide: bool) -> ScanTiles:
     [16, 4, 1]
     """
     together = math.gcd(heads_per_group, 16)
+    head = power_of_two(max(16, width))
     if wide:
-        channels = 64 if width >= 64 else 16
-        return ScanTiles(channels, 4, 2, block=128, together=together, block_warps=8, block_stages=2)
-    return ScanTiles(16, 4, 1, block=64, together=together, block_warps=8, block_stages=2)
+        return ScanTiles(min(128, head), 8, 3, block=128, together=together, block_warps=8, block_stages=3)
+    return ScanTiles(min(32, head), 8, 1, block=64, together=together, block_warps=8, block_stages=2)
 
 
 def update_channels(width: int) -> int:
@@ -100,7 +105,7 @@ def decode_splits(sequences: int, kv_heads: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LinearTiles:
-    """How a product with a quantised weight is divided: a program takes outputs × tokens of the result and
+    """How a product of few tokens is divided: a program takes outputs × tokens of the result and
     goes over `share` of the inputs, `inputs` at once.
     """
 
@@ -112,13 +117,26 @@ class LinearTiles:
     stages: int
 
 
-def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> LinearTiles:
-    """Tiles for up to 128 tokens. Where the result has too few tiles to fill a device, programs share the
-    inputs. wide: for a Hopper.
+def linear_tiles(tokens: int, outputs: int, inputs: int) -> LinearTiles:
+    """Tiles for up to 32 tokens and a weight of 16 bits, on a Hopper, whose matrix units take 64 channels and
+    16 tokens or more from shared memory.
 
-    >>> [linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 32, 64, 128)]
+    >>> [linear_tiles(tokens, 4480, 10240).tokens for tokens in (1, 17)]
+    [16, 32]
+    >>> [linear_tiles(1, 4480, inputs).share for inputs in (10240, 15680)]
+    [2048, 3200]
+    """
+    # Of which an H200's 132 multiprocessors hold 396 programs at once.
+    width = max(16, power_of_two(tokens))
+    return LinearTiles(64, width, 128, _share(-(-outputs // 64), inputs, 128, 396), warps=4, stages=3)
+
+
+def quantised_linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> LinearTiles:
+    """Tiles for up to 128 tokens and a weight of 8 bits. wide: for a Hopper.
+
+    >>> [quantised_linear_tiles(tokens, 4480, 10240, wide=True).share for tokens in (1, 32, 64, 128)]
     [1536, 1536, 1472, 3456]
-    >>> [linear_tiles(tokens, 4480, 10240, wide=True).tokens for tokens in (1, 17, 64, 65)]
+    >>> [quantised_linear_tiles(tokens, 4480, 10240, wide=True).tokens for tokens in (1, 17, 64, 65)]
     [8, 32, 64, 128]
     """
     width = min(max(8, power_of_two(tokens)), 128 if wide else 64)
@@ -128,6 +146,12 @@ def linear_tiles(tokens: int, outputs: int, inputs: int, *, wide: bool) -> Linea
     warps, stages, programs = (4, 3, 264) if width == 128 else (2, 4, 512)
     # As for tiles of 64 channels everywhere, so that up to 32 tokens get the same sums in the same order.
     count = -(-outputs // 64) * -(-tokens // width)
+    return LinearTiles(channels, width, step, _share(count, inputs, step, programs), warps, stages)
+
+
+def _share(tiles: int, inputs: int, step: int, programs: int) -> int:
+    """Inputs of one program, a multiple of a step: where the result has too few tiles to fill a device with
+    so many programs, they share the inputs.
+    """
     steps = -(-inputs // step)
-    share = -(-steps // min(steps, max(1, programs // count))) * step
-    return LinearTiles(channels, width, step, min(share, inputs), warps, stages)
+    return min(-(-steps // min(steps, max(1, programs // tiles))) * step, inputs)

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton_ops.tiles import power_of_two, update_channels
+from kernels.triton_ops.turns import launch_early, take_turn
 
 _WARPS = 1
 
@@ -42,6 +43,7 @@ def scan_update_kernel(
     SIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program for each tile of channels × head × sequence."""
     head = tl.program_id(1)
@@ -49,6 +51,9 @@ def scan_update_kernel(
     channels = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     exists = channels < WIDTH
     y_ptr += (sequence * HEADS + head) * WIDTH + channels
+    a = tl.load(a_ptr + head).to(tl.float32)
+    d = tl.load(d_ptr + head).to(tl.float32)
+    take_turn(EARLY)
     slot = tl.load(slots_ptr + sequence).to(tl.int64)
     if slot < 0:
         tl.store(y_ptr, tl.zeros([BLOCK_P], y_ptr.dtype.element_ty), mask=exists)
@@ -59,13 +64,12 @@ def scan_update_kernel(
     state_ptr = states_ptr + (slot * HEADS + head) * (WIDTH * SIZE) + channels[:, None] * SIZE + n[None, :]
     state = tl.load(state_ptr, mask=inside, other=0.0).to(tl.float32)
     dt = tl.load(dt_ptr + sequence * dt_stride + head).to(tl.float32)
-    a = tl.load(a_ptr + head).to(tl.float32)
     x = tl.load(x_ptr + sequence * x_stride + head * WIDTH + channels, mask=exists, other=0.0).to(tl.float32)
     b = tl.load(b_ptr + sequence * b_stride + group * SIZE + n, mask=n < SIZE, other=0.0).to(tl.float32)
     c = tl.load(c_ptr + sequence * c_stride + group * SIZE + n, mask=n < SIZE, other=0.0).to(tl.float32)
     state = state * tl.exp(dt * a) + (x * dt)[:, None] * b[None, :]
     tl.store(state_ptr, state.to(state_ptr.dtype.element_ty), mask=inside)
-    y = tl.sum(state * c[None, :], 1) + x * tl.load(d_ptr + head).to(tl.float32)
+    y = tl.sum(state * c[None, :], 1) + x * d
     tl.store(y_ptr, y.to(y_ptr.dtype.element_ty), mask=exists)
 
 
@@ -98,5 +102,6 @@ def scan_update(
         BLOCK_P=block,
         BLOCK_N=power_of_two(size),
         num_warps=_WARPS,
+        **launch_early(x.device),
     )
     return y

@@ -97,7 +97,7 @@ class Network:
         ]
         self._final_norm = tensors("norm_f.weight", hidden).float()
         head = self._embeddings if config.tied_embeddings else tensors("lm_head.weight", vocab, hidden)
-        self._head = Linear.prepare(head.to(dtype), None)
+        self._head = Linear.prepare(head.to(dtype), None, kernels)
         inner, channels, bc = config.inner_size, config.conv_size, config.groups * config.state_size
         self._projected = [inner, channels, config.mamba_heads]  # z, xBC, dt
         self._convolved = [inner, bc, bc]  # x, B, C
@@ -143,9 +143,11 @@ class Network:
         """Whether a step may hold sequences without a slot, which fill up its batch (see Kernels)."""
         return self._kernels.skips_padding
 
-    def hidden(self, token_ids: Tensor, layout: StepLayout, pools: Pools) -> Tensor:
+    def hidden(
+        self, token_ids: Tensor, layout: StepLayout, pools: Pools, *, captured: bool = False
+    ) -> Tensor:
         """Runs one step. token_ids [T] → normed hidden states [T, hidden]; slots and pages in `pools` are
-        advanced.
+        advanced. captured: the step is made for a graph, in which launches take the host no time.
         """
         kernels, eps = self._kernels, self.config.norm_eps
         x = self._embeddings.index_select(0, token_ids)
@@ -154,16 +156,18 @@ class Network:
         for layer in self._layers:
             normed, residual = kernels.add_rms_norm(x, residual, layer.norm, eps)
             if isinstance(layer, MambaLayer):
-                x = self._mamba(layer, normed, layout, next(conv), next(ssm))
+                x = self._mamba(layer, normed, layout, next(conv), next(ssm), captured)
             elif isinstance(layer, AttentionLayer):
-                x = self._attention(layer, normed, layout, *next(pages))
+                x = self._attention(layer, normed, layout, *next(pages), captured)
             else:
-                x = layer.down(kernels.relu2(layer.up(normed)))
+                x = layer.down(kernels.relu2(layer.up(normed, captured)), captured)
         return kernels.add_rms_norm(x, residual, self._final_norm, eps)[0]
 
-    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """Normed hidden states [n, hidden] → logits [n, vocab] in fp32. out: where to put them."""
-        logits = self._head(hidden)
+    def logits(self, hidden: Tensor, out: Tensor | None = None, *, captured: bool = False) -> Tensor:
+        """Normed hidden states [n, hidden] → logits [n, vocab] in fp32. out: where to put them. captured: as
+        in `hidden`.
+        """
+        logits = self._head(hidden, captured)
         return logits.float() if out is None else out.copy_(logits)
 
     def sample(
@@ -178,9 +182,11 @@ class Network:
         """Chooses a token from each row of logits: see `kernels.torch_ops.sampling`."""
         return self._kernels.sample(logits, temperature, top_p, top_k, min_p, random)
 
-    def _mamba(self, layer: MambaLayer, x: Tensor, layout: StepLayout, conv: Tensor, ssm: Tensor) -> Tensor:
+    def _mamba(
+        self, layer: MambaLayer, x: Tensor, layout: StepLayout, conv: Tensor, ssm: Tensor, captured: bool
+    ) -> Tensor:
         config, kernels, slots = self.config, self._kernels, layout.slots
-        z, xbc, dt = layer.in_proj(x).split_with_sizes(self._projected, -1)
+        z, xbc, dt = layer.in_proj(x, captured).split_with_sizes(self._projected, -1)
         dt = kernels.time_steps(dt, layer.dt_bias, *config.time_step_limit)
         cut = layout.decodes
         if layout.prefill is None or cut == 0:
@@ -192,7 +198,7 @@ class Network:
         normed = kernels.gated_group_norm(
             y.view(z.shape), z, layer.gated_norm, config.norm_eps, config.groups
         )
-        return layer.out_proj(normed)
+        return layer.out_proj(normed, captured)
 
     def _advance(
         self,
@@ -218,10 +224,16 @@ class Network:
         return kernels.scan_prefill(x, dt, layer.a, b, c, layer.d, ssm, slots, index)
 
     def _attention(
-        self, layer: AttentionLayer, x: Tensor, layout: StepLayout, k_pages: Tensor, v_pages: Tensor
+        self,
+        layer: AttentionLayer,
+        x: Tensor,
+        layout: StepLayout,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        captured: bool,
     ) -> Tensor:
         config, kernels, cut, index = self.config, self._kernels, layout.decodes, layout.prefill
-        heads = layer.qkv_proj(x).view(layout.tokens, -1, config.head_dim)
+        heads = layer.qkv_proj(x, captured).view(layout.tokens, -1, config.head_dim)
         q, k, v = heads.split_with_sizes(self._attended, 1)
         kernels.store_kv(k, v, k_pages, v_pages, layout.rows)
         parts: list[Tensor] = []
@@ -234,7 +246,7 @@ class Network:
             q, k, v = q[cut:], k[cut:], v[cut:]
             parts.append(kernels.attention_prefill(q, k, v, k_pages, v_pages, layout.piece_pages, index))
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return layer.out_proj(y.flatten(1))
+        return layer.out_proj(y.flatten(1), captured)
 
 
 def _layer(

@@ -109,6 +109,9 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
         weight, scales = empty(outputs, inputs, dtype=dtype), exact(outputs)
         return triton_ops.quantised_linear(empty(at.tokens, inputs), weight, scales, None)
 
+    def full(at: Shapes, outputs: int, inputs: int) -> object:
+        return triton_ops.linear(empty(at.tokens, inputs), empty(outputs, inputs).t(), None)
+
     # in_proj has the most outputs, down_proj the fewest, and inputs that are no multiple of a tile.
     in_proj = (decode.inner + decode.channels + decode.heads, decode.hidden)
     down_proj = (decode.hidden, decode.mlp)
@@ -143,6 +146,14 @@ def calls(prefill: Shapes, decode: Shapes) -> dict[str, Callable[[], object]]:
                 ("down_proj in decode", decode, down_proj),
                 ("down_proj of 128", replace(decode, tokens=128), down_proj),
                 ("down_proj in prefill", prefill, down_proj),
+            )
+        },
+        **{
+            f"linear, {use}": partial(full, at, *shape)
+            for use, at, shape in (
+                ("in_proj of 8", replace(decode, tokens=8), in_proj),
+                ("in_proj in decode", decode, in_proj),
+                ("down_proj in decode", decode, down_proj),
             )
         },
         "relu2": lambda: triton_ops.relu2(empty(prefill.tokens, prefill.mlp)),

@@ -36,7 +36,7 @@ _TYPES = {
     torch.int8: "i8",
     torch.uint8: "u8",
 }
-_OPTIONS = {"num_warps", "num_stages", "num_ctas", "maxnreg"}
+_OPTIONS = {"num_warps", "num_stages", "num_ctas", "maxnreg", "launch_pdl"}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_a_steps_kernels_do_not_depend_on_its_batch(network: Network, pools: Poo
         "scan_update_kernel",
         "attention_decode_kernel",
         "attention_prefill_kernel",
-        "quantised_linear_kernel",
+        "linear_kernel",
         "relu2_kernel",
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_quantised_projection_takes_half_or_a_quarter_and_gives_nearly_the_sam
 ) -> None:
     torch.manual_seed(1)
     weight, bias, x = torch.randn(96, 256).to(dtype), torch.randn(96).to(dtype), torch.randn(7, 256).to(dtype)
-    full, quantised = Linear.prepare(weight, bias), prepare(weight, weights, bias)
+    full, quantised = Linear.prepare(weight, bias, KERNELS), prepare(weight, weights, bias)
     exact, y = full(x), quantised(x)
     assert y.dtype == dtype
     assert quantised.weight.nbytes * dtype.itemsize == full.weight.nbytes
@@ -96,6 +97,18 @@ def test_a_projection_in_full_is_the_exact_one() -> None:
     torch.manual_seed(2)
     weight, x = torch.randn(4, 3), torch.randn(2, 3)
     assert torch.allclose(projection(weight, None, WeightFormat.FULL, KERNELS)(x), x @ weight.t())
+
+
+def test_a_captured_step_multiplies_by_its_kernel_and_another_by_pytorchs() -> None:
+    made: list[int] = []
+
+    def kernel(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        made.append(len(x))
+        return KERNELS.linear(x, weight, bias)
+
+    full = Linear.prepare(torch.randn(4, 3), None, replace(KERNELS, linear=kernel))
+    assert torch.equal(full(torch.ones(2, 3)), full(torch.ones(2, 3), captured=True))
+    assert made == [2]
 
 
 @pytest.fixture(scope="module")

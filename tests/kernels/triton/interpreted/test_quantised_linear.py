@@ -76,7 +76,7 @@ def test_every_number_of_a_format_is_read_exactly(stored: torch.dtype) -> None:
 def test_a_tokens_result_does_not_depend_on_the_batch_of_its_decode_step() -> None:
     torch.manual_seed(2)
     x, weight, scales = torch.randn(64, 700), every_number(torch.int8, 8, 700), torch.rand(8)
-    assert tiles.linear_tiles(1, 8, 700, wide=True).share < 700
+    assert tiles.quantised_linear_tiles(1, 8, 700, wide=True).share < 700
     alone = TRITON.quantised_linear(x[1:2], weight, scales, None)
     for tokens in (2, 33, 64):
         assert (
