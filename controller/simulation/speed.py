@@ -267,7 +267,7 @@ PRESETS: Mapping[str, WorkerModel] = {
         **_9B,  # type: ignore[arg-type]  # whole numbers are numbers
         bytes_per_s=3.4e12,
         flops=640e12,
-        overhead_s=0.8e-3,
+        overhead_s=0.3e-3,
         memory_bytes=100e9,
         slots=128,
         measured=True,
