@@ -1,8 +1,10 @@
 """How often the demo model is right, by how hard a problem is and how far its reasoning came.
 
 `python -m benchmarks.goodput.accuracy` asks the demo's held-out problems through a real worker, greedily,
-with no reasoning, a quarter of what they want, a half, three quarters and all of it, and writes the table
-that the simulated runs of `benchmarks.goodput` draw their outcomes from.
+with no reasoning, with every 32nd part of what they want and with all of it, and writes the table that the
+simulated runs of `benchmarks.goodput` draw their outcomes from, and the curve that Curfew is given follows
+from. Parts are small, since an answer becomes right at once, when the reasoning has all numbers together:
+between quarters, a line promised more of ten tokens than they bring.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from curfew.v1.worker_pb2_grpc import WorkerServiceStub
 from demo.problems import MAX_NUMBERS, MIN_NUMBERS, Problem, held_out
 
 TABLE = Path(__file__).with_name("accuracy.json")
-FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FRACTIONS = tuple(part / 32 for part in range(33))
 ROOMY = 400
 """Tokens that end nobody's reasoning."""
 CONCURRENT = 32
