@@ -125,9 +125,11 @@ async def measure(model: Path, problems: Sequence[Problem], console: Console) ->
             await worker.stop()
 
 
-async def ask(stub: WorkerServiceAsyncStub, request_id: str, problem: Problem, budget: int) -> Answered:
+async def ask(
+    stub: WorkerServiceAsyncStub, request_id: str, problem: Problem, budget: int, grace_tokens: int = GRACE
+) -> Answered:
     """Asks one problem, and counts reasoning tokens both on the stream and in the accounting."""
-    grace = GRACE if budget else 0
+    grace = grace_tokens if budget else 0
     request = worker_pb2.WorkerServiceGenerateRequest(
         request_id=request_id,
         messages=[pb.Message(role=pb.ROLE_USER, content=problem.question)],
