@@ -1,10 +1,11 @@
 """How often the demo model is right, by how hard a problem is and how far its reasoning came.
 
 `python -m benchmarks.goodput.accuracy` asks the demo's held-out problems through a real worker, greedily,
-with no reasoning, with every 32nd part of what they want and with all of it, cut there without grace as in the
-policies that are compared, and writes the table that the simulated runs of `benchmarks.goodput` draw their
-outcomes from, and that the curve which Curfew is given follows from. Parts are small, since an answer becomes
-right at once, when the reasoning has all numbers together: a line between quarters promises what they lack.
+with no reasoning, with every 32nd part of what they want and with all of it, cut there without grace as in
+the policies that are compared, and writes the table that the simulated runs of `benchmarks.goodput` draw
+their outcomes from, and that the curve which Curfew is given follows from. Parts are small, since an answer
+becomes right at once, when the reasoning has all numbers together: a line between quarters promises what
+they lack.
 """
 
 from __future__ import annotations
