@@ -86,7 +86,7 @@ def test_an_account_tells_rule_promise_worker_plan_and_why(
         "rule     tenants[0]: none of support's rules matches (task=triage|routing; tier=gold)\n"
         "promise  deadline 3 s; kept for p95\n"
         "limits   none\n"
-        "worker   0 other requests running: 5.8 ms a step, 35955 prompt tokens a second (computed from "
+        "worker   0 other requests running: 5.3 ms a step, 35955 prompt tokens a second (computed from "
         "measurements: 3.4 TB/s, 640 TFLOP/s)\n"
         f"plan     think, {plan.budget_tokens} tokens and 10 to end a sentence; 20 tokens kept for the "
         f"answer; done in {format_duration(plan.predicted_s)}; expected quality {quality:.3g}\n"
@@ -104,7 +104,7 @@ def test_a_quality_that_reports_may_move_is_called_so() -> None:
 
 
 def test_each_change_that_is_offered_brings_more(capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case({}, 300, 20, H200)
+    case = Case({}, 3000, 20, H200)
     now = decided(case, tenant("support")).budget_tokens
     offers = explain(tenant("support"), case).split("alone would do:\n")[1].splitlines()
     budgets = {}
@@ -116,7 +116,7 @@ def test_each_change_that_is_offered_brings_more(capsys: pytest.CaptureFixture[s
     assert set(budgets) >= {
         "deadline 4.5 s",
         "budget.answer 10",
-        "150 input tokens",
+        "1500 input tokens",
         "no other requests running",
     }
     other = parse_policy(POLICY.replace("deadline: 3s", "deadline: 4500ms"), "policy.yaml", None)
