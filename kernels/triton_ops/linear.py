@@ -11,9 +11,9 @@ pipelined in software.
 memory and from there to the matrix units; 64 channels × 128 inputs, 4 warps, three programs to a
 multiprocessor. On an H200 that takes 48, 24, 35 and 36 µs for one token of in_proj, out_proj, up_proj and
 down_proj (0.89 to 0.98 of a copy's bandwidth), where PyTorch's products take 55, 27, 36 and 40; for 32
-tokens 49, 27, 35 and 39, and PyTorch's 57, 29, 37 and 41. Eleven other tiles took as long or longer. A
-token's result is the same for any number of tokens up to 32. More are left to PyTorch, as are older
-devices, on which this was not measured.
+tokens 49, 27, 35 and 39, and PyTorch's 57, 29, 37 and 41. Eleven other tiles took as long or longer. Up to
+32 tokens, the order of a token's sums does not depend on their number. More are left to PyTorch, as are
+older devices, on which this was not measured.
 
 *Weights of 8 bits, up to 128 tokens*: the matrix units take the weight from registers, where it was just
 converted. Both formats are exact in bf16 and fp16; a channel's scale is applied once, to the sum. Many
