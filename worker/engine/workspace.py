@@ -26,7 +26,9 @@ def estimate_workspace(
     projected = 2 * config.inner_size + 2 * config.groups * config.state_size + heads
     state = heads * config.mamba_head_dim * config.state_size
     mamba = tokens * (projected + config.conv_size + 2 * config.inner_size) * number_bytes
-    mamba += tokens * 3 * heads * 4 + (tokens // _SCAN_CHUNK + 2) * state * number_bytes
+    # The scan's time steps and sums are in fp32, those for its walk chunk by chunk.
+    chunks = tokens // _SCAN_CHUNK + 2
+    mamba += (3 * tokens + chunks * (_SCAN_CHUNK + 1)) * heads * 4 + chunks * state * number_bytes
     mlp = 2 * tokens * config.mlp_size * number_bytes
     attention = tokens * (2 * config.query_heads + 2 * config.kv_heads) * config.head_dim * number_bytes
     by_kind = {LayerKind.MAMBA: mamba, LayerKind.MLP: mlp, LayerKind.ATTENTION: attention}
